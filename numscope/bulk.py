@@ -1,0 +1,271 @@
+"""Work on many tensors of a workspace at once: checked and laid out once, then one kernel call.
+
+A `Plan` holds kernel calls with the addresses in them. It is made from the blobs as they lie, kept in the
+workspace, and used until a version number of a workspace that it looked into has changed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numscope import kernels
+from numscope.blob import Blob
+from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError
+from numscope.namespace import Namespace, ancestors
+
+if TYPE_CHECKING:
+    from numscope.workspace import Workspace
+
+__all__ = ["COPY", "Merging", "Names", "Plan", "merge", "merging", "select", "zero"]
+
+Names = Iterable[str] | Callable[[str], bool] | None
+
+MAX_PLANS = 64  # a workspace that is merged into many others must not grow with them
+_BYTES = np.dtype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """How a source changes a target: added or copied, and cleared in the same pass or not."""
+
+    adds: bool
+    clears: bool
+
+
+COPY = Merging(adds=False, clears=False)
+
+
+def merging(op: str, clear: bool) -> Merging:
+    """Return what the arguments of ``merge_into`` mean."""
+    if op not in ("add", "copy"):
+        raise BindingError(f'op must be "add" or "copy", got {op!r}')
+    return Merging(adds=op == "add", clears=bool(clear))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Kernel calls that are ready, and what they were made from.
+
+    Attributes
+    ----------
+    calls : tuple of (call, bool)
+        Prepared kernel calls, and whether each takes a factor.
+    other : weak reference
+        The second workspace.
+    versions : tuple of (weak reference, int)
+        The workspaces whose names or places the plan depends on, as they were.
+    """
+
+    calls: tuple[tuple[Callable[..., Any], bool], ...]
+    other: weakref.ref[Namespace]
+    versions: tuple[tuple[weakref.ref[Namespace], int], ...]
+
+    def is_current(self, other: Namespace) -> bool:
+        """Tell whether nothing has moved since, and `other` is the workspace it was made for."""
+        if self.other() is not other:
+            return False
+        for reference, version in self.versions:
+            workspace = reference()
+            if workspace is None or workspace._region.version != version:
+                return False
+        return True
+
+    def run(self, alpha: float) -> None:
+        """Make the calls."""
+        for call, takes_alpha in self.calls:
+            if takes_alpha:
+                call(alpha)
+            else:
+                call()
+
+
+def select(workspace: Workspace, names: Names, *, tensors_only: bool = True) -> dict[str, Blob]:
+    """Return the chosen local blobs, in the order of their making if no other was given."""
+    local = workspace._blobs
+    if names is None or callable(names):
+        return {
+            name: blob
+            for name, blob in local.items()
+            if (names is None or names(name)) and (blob.is_tensor or not tensors_only)
+        }
+    if isinstance(names, str):
+        raise BlobTypeError(f"names= takes an iterable of names or a predicate, got the text {names!r}")
+    chosen: dict[str, Blob] = {}
+    for name in names:
+        blob = local.get(name)
+        if blob is None:
+            raise BlobNotFoundError(workspace._missing(name, "local"))
+        if tensors_only and not blob.is_tensor:
+            kind = blob.type
+            raise BlobTypeError(
+                f"blob {name!r} holds {kind.name if kind else 'nothing'}, expected a tensor; leave it out"
+            )
+        chosen[name] = blob
+    return chosen
+
+
+def zero(workspace: Workspace, names: Names) -> None:
+    """Fill local tensors with zeros."""
+    _run(workspace, workspace, names, "zero", 1.0, lambda chosen: _zeroing(chosen.values()))
+
+
+def merge(workspace: Workspace, other: Workspace, names: Names, how: Merging, alpha: float = 1.0) -> None:
+    """Add or copy local tensors into the blobs of the same names in another workspace."""
+    if not isinstance(other, Namespace):
+        raise BlobTypeError(f"the target is a Workspace, got {type(other).__name__} {other!r}")
+    unscaled = alpha == 1.0
+
+    def calls(chosen: dict[str, Blob]) -> list[tuple[Callable[..., Any], bool]]:
+        return _merging(workspace, other, chosen, how, unscaled)
+
+    with other._guard:
+        _run(workspace, other, names, (how, unscaled), alpha, calls)
+
+
+def _run(
+    workspace: Workspace,
+    other: Workspace,
+    names: Names,
+    what: object,
+    alpha: float,
+    make_calls: Callable[[dict[str, Blob]], list[tuple[Callable[..., Any], bool]]],
+) -> None:
+    """Run the plan of a piece of work, which is made where there is no current one."""
+    if names is not None and not callable(names) and not isinstance(names, str):
+        names = tuple(names)
+    key = (what, id(other), names)
+    plan = workspace._plans.get(key)
+    if plan is None or not plan.is_current(other):
+        involved = {id(w): w for w in chain((workspace,), ancestors(other))}.values()
+        versions = tuple((weakref.ref(w), w._region.version) for w in involved)
+        plan = Plan(tuple(make_calls(select(workspace, names))), weakref.ref(other), versions)
+        if callable(names):  # its answer may change
+            workspace._plans.pop(key, None)
+        else:
+            if len(workspace._plans) >= MAX_PLANS:
+                workspace._plans.clear()
+            workspace._plans[key] = plan
+    plan.run(alpha)
+
+
+def _zeroing(blobs: Iterable[Blob]) -> list[tuple[Callable[..., Any], bool]]:
+    """Return the call that zeroes blobs: neighbours, with the padding between them, are one piece."""
+    placed = [b for b in blobs if _has_memory(b)]
+    runs: list[list[int]] = []
+    for blob in sorted(placed, key=_address):
+        address, nbytes = _address(blob), _padded(blob)
+        if runs and runs[-1][0] + runs[-1][1] == address:
+            runs[-1][1] += nbytes
+        else:
+            runs.append([address, nbytes])
+    if not runs:
+        return []
+    pieces = kernels.Pieces([r[0] for r in runs], [r[1] for r in runs], _BYTES, _device(placed[0]))
+    return [(kernels.prepare("zero", pieces), False)]
+
+
+def _merging(
+    workspace: Workspace, other: Workspace, chosen: dict[str, Blob], how: Merging, unscaled: bool
+) -> list[tuple[Callable[..., Any], bool]]:
+    """Return the calls that merge blobs: one for each pair of dtypes."""
+    pairs = [(blob, _target(workspace, other, name, blob)) for name, blob in chosen.items()]
+    if len({id(target) for _, target in pairs}) < len(pairs):
+        raise BindingError(
+            f"two names of workspace {workspace.name!r} mean one blob in {other.name!r}, whose value would "
+            "depend on their order; merge them one after the other with names="
+        )
+    groups: dict[tuple[Any, Any], list[tuple[Blob, Blob]]] = {}
+    for source, target in pairs:
+        if _has_memory(source):
+            groups.setdefault((source._value.dtype, target._value.dtype), []).append((source, target))
+    calls: list[tuple[Callable[..., Any], bool]] = []
+    for (source_dtype, target_dtype), group in groups.items():
+        try:
+            calls += _merging_group(group, how, unscaled)
+        except (TypeError, ValueError) as error:
+            raise BindingError(
+                f"blob {group[0][0]._name!r} of {source_dtype} in workspace {workspace.name!r} cannot be "
+                f"{'added' if how.adds else 'copied'} into {target_dtype} in {other.name!r}: {error}"
+            ) from error
+    return calls
+
+
+def _merging_group(
+    group: list[tuple[Blob, Blob]], how: Merging, unscaled: bool
+) -> list[tuple[Callable[..., Any], bool]]:
+    source_dtype, target_dtype = (blob._value.dtype for blob in group[0])
+    if not how.adds and unscaled and not (how.clears and _is_float(source_dtype)):
+        if source_dtype == target_dtype:
+            # Both sides are padded alike: whole multiples of 256 bytes have no tails.
+            sources, targets = (_pieces(side, _BYTES) for side in zip(*group, strict=True))
+        else:
+            sources, targets = (_pieces(side) for side in zip(*group, strict=True))
+        copying = (kernels.prepare("copy", targets, sources), False)
+        return [copying, *(_zeroing(source for source, _ in group) if how.clears else [])]
+    sources, targets = (_pieces(side) for side in zip(*group, strict=True))
+    beta = 1.0 if how.adds else 0.0
+    return [(kernels.prepare("accumulate", targets, sources, beta=beta, zero_source=how.clears), True)]
+
+
+def _target(workspace: Workspace, other: Workspace, name: str, source: Blob) -> Blob:
+    """Return the blob that a source goes into, after checking that it fits."""
+    where = f"blob {name!r} of workspace {workspace.name!r}"
+    target = other.get_blob(name)
+    if target is None:
+        raise BindingError(f"{where} has no blob to go into: {other._missing(name)}; make it there first")
+    if not target.is_tensor:
+        kind = target.type
+        raise BindingError(
+            f"{where} cannot go into {other.name!r}, where it holds {kind.name if kind else 'nothing'}; "
+            "make it a tensor of the same shape there"
+        )
+    if target is source:
+        raise BindingError(f"{where} is the same blob in {other.name!r}; leave it out with names=")
+    if target._value.shape != source._value.shape:
+        raise BindingError(
+            f"{where} has shape {source._value.shape}, in {other.name!r} it has {target._value.shape}; "
+            "expected the same shape"
+        )
+    if _device(target) != _device(source):
+        raise BindingError(
+            f"{where} is on {_device(source)}, in {other.name!r} it is on {_device(target)}; "
+            "copy it to the same device first"
+        )
+    return target
+
+
+def _pieces(blobs: Iterable[Blob], dtype: np.dtype[Any] | None = None) -> kernels.Pieces:
+    """Return where tensors lie: their elements, or all their bytes with the padding for dtype uint8."""
+    placed = list(blobs)
+    lengths = [_padded(b) if dtype is not None else b._value.size for b in placed]
+    return kernels.Pieces(
+        [_address(b) for b in placed], lengths, dtype or placed[0]._value.dtype, _device(placed[0])
+    )
+
+
+def _has_memory(blob: Blob) -> bool:
+    place = blob._place
+    return place is not None and place.segment is not None and blob._region.address != 0
+
+
+def _address(blob: Blob) -> int:
+    place = blob._place
+    return blob._region.address + (place.offset if place is not None else 0)
+
+
+def _padded(blob: Blob) -> int:
+    return blob._place.nbytes if blob._place is not None else 0
+
+
+def _device(blob: Blob) -> str:
+    return blob._region.device.name
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"

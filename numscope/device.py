@@ -1,0 +1,202 @@
+"""Devices: where an arena's memory comes from, and the arrays that are views of it.
+
+A device is decided once, at the door (`resolve_device`); the rest of the package calls its methods and
+never asks which one it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from numscope.arrays import host_array
+from numscope.errors import ArenaExhausted, DeviceUnavailableError
+from numscope.sizes import format_size
+
+__all__ = ["Device", "Memory", "resolve_device"]
+
+HUGE_PAGE = 2 << 20  # bytes; the huge page of x86-64 and of aarch64 with 4 KiB pages
+
+
+class Memory(ABC):
+    """One block of a device's memory, and the arrays built on it.
+
+    Attributes
+    ----------
+    address : int
+        Address of its first byte; 0 where there is none.
+    """
+
+    address: int
+
+    @abstractmethod
+    def token(self) -> object:
+        """Return a new object that every array built with it keeps alive (and the block with it)."""
+
+    @abstractmethod
+    def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return an array over the bytes from `offset`; None where there is no memory."""
+
+
+class Device(ABC):
+    """A kind of memory and the array library that works on it.
+
+    Attributes
+    ----------
+    name : str
+        ``"cpu"``, ``"cuda:0"``, ``"null"``.
+    """
+
+    name: str
+
+    @abstractmethod
+    def reserve(self, nbytes: int) -> Memory:
+        """Return a new block; `ArenaExhausted` when the system has no room for it."""
+
+    @abstractmethod
+    def source(self, value: object, what: str) -> Any:
+        """Return what can be copied to this device: an array of a known dtype, without a copy if possible.
+
+        `what` names the value in errors.
+        """
+
+    @abstractmethod
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy an array into another of the same shape and dtype; overlap is right."""
+
+    @abstractmethod
+    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+        """Return a copy of an array in host memory."""
+
+    def __repr__(self) -> str:
+        return f"<numscope device {self.name}>"
+
+
+class HostMemory(Memory):
+    """A private mapping of the host: no memory until touched, huge pages where the system has them.
+
+    ``mmap.mmap(-1, n)`` alone would be a shared mapping: it gets no huge pages, and a forked child would
+    write into its parent's blobs.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        # MAP_NORESERVE has a name in Python 3.13 only; 0x4000 is Linux's value on x86-64 and aarch64.
+        linux = hasattr(mmap, "MADV_HUGEPAGE")
+        no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000 if linux else 0)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        try:
+            mapping = mmap.mmap(-1, nbytes + HUGE_PAGE, flags=flags)
+        except (OSError, OverflowError, ValueError) as error:
+            raise ArenaExhausted(
+                f"the system refuses {format_size(nbytes)} ({nbytes} bytes) of address space on the host: "
+                f"{error}. Make a smaller arena, or raise the limit (ulimit -v).",
+                requested=nbytes,
+                available=0,
+                capacity=nbytes,
+            ) from None
+        unaligned = ctypes.addressof(ctypes.c_ubyte.from_buffer(mapping))
+        skip = -unaligned % HUGE_PAGE
+        if linux and nbytes >= HUGE_PAGE:
+            _advise_huge_pages(mapping)
+        self.address = unaligned + skip
+        self._mapping = mapping
+        self._skip = skip
+        # Not an ndarray, so that NumPy's .base does not collapse past the array that is built on it.
+        self._token_type = ctypes.c_ubyte * nbytes
+
+    def token(self) -> object:
+        return self._token_type.from_buffer(self._mapping, self._skip)
+
+    def array(self, token: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return np.ndarray(shape, dtype, token, offset)
+
+
+def _advise_huge_pages(mapping: mmap.mmap) -> None:
+    try:
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:  # a kernel built without transparent huge pages: small pages are slower, not wrong
+        return
+
+
+class Host(Device):
+    """The processor's memory, as NumPy arrays."""
+
+    name = "cpu"
+
+    def reserve(self, nbytes: int) -> Memory:
+        return HostMemory(nbytes)
+
+    def source(self, value: object, what: str) -> Any:
+        return host_array(value, what)
+
+    def copy(self, target: Any, source: Any) -> None:
+        np.copyto(target, source)
+
+    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+        return np.array(array)
+
+
+class NullToken:
+    """Stands for the views of memory that is not there."""
+
+    __slots__ = ("__weakref__",)
+
+
+class NullMemory(Memory):
+    """Addresses without memory."""
+
+    address = 0
+
+    def token(self) -> object:
+        return NullToken()
+
+    def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return None
+
+
+class Null(Device):
+    """No memory at all: a program's allocations are planned, its arrays are never made."""
+
+    name = "null"
+
+    def reserve(self, nbytes: int) -> Memory:
+        return NullMemory()
+
+    def source(self, value: object, what: str) -> Any:
+        return host_array(value, what)
+
+    def copy(self, target: Any, source: Any) -> None:
+        return  # the target is None: there is no memory to copy into
+
+    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+        raise DeviceUnavailableError('device "null" has no memory to read; use device="cpu"')
+
+
+_DEVICES: dict[str, Device] = {"cpu": Host(), "null": Null()}
+
+
+def resolve_device(device: str | Device) -> Device:
+    """Return the device of a name.
+
+    Parameters
+    ----------
+    device : str or Device
+        ``"cpu"`` or ``"null"``; a `Device` is returned as it is.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        There is no such device.
+    """
+    if isinstance(device, Device):
+        return device
+    found = _DEVICES.get(device) if isinstance(device, str) else None
+    if found is None:
+        raise DeviceUnavailableError(
+            f"device {device!r} is not available; expected one of {sorted(_DEVICES)}"
+        )
+    return found

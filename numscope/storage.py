@@ -1,0 +1,146 @@
+"""Named arrays and texts to and from safetensors files. Knows nothing of workspaces.
+
+The format: https://github.com/huggingface/safetensors#format. The raw serializer takes addresses and names
+of dtypes, so that bfloat16, float8 and complex64, for which its NumPy front end has no words, pass as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from numscope.errors import BindingError, BlobTypeError
+from numscope.types import known_dtype
+
+__all__ = ["load", "save"]
+
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}  # the format's words -> NumPy's names, which are the serializer's as well
+_RESERVED = "__metadata__"
+
+
+def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write arrays and texts to a file, which is whole or absent afterwards.
+
+    Parameters
+    ----------
+    path : path
+        An existing file is replaced in one step.
+    values : mapping of str to numpy.ndarray or str
+        Texts go into the metadata.
+
+    Raises
+    ------
+    BlobTypeError
+        A value is something else, of a dtype that the format lacks, or has the reserved name
+        ``__metadata__``; nothing was written.
+    OSError
+        The file cannot be written.
+    """
+    from safetensors import TensorSpec, serialize_file  # not at import: only files need it
+
+    texts: dict[str, str] = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for name, value in values.items():
+        if name == _RESERVED:
+            raise BlobTypeError(f"the name {_RESERVED!r} is reserved by safetensors; rename the blob")
+        if isinstance(value, str):
+            texts[name] = value
+        elif isinstance(value, np.ndarray) and value.dtype.name in _DTYPES.values():
+            arrays[name] = np.require(value, requirements="C")
+        else:
+            raise BlobTypeError(
+                f"blob {name!r} holds {_kind(value)}, which a safetensors file cannot; expected text or a "
+                f"tensor of {', '.join(_DTYPES.values())}. Leave it out with names=."
+            )
+    tensors = {
+        name: TensorSpec(
+            dtype=array.dtype.name, shape=list(array.shape), data_ptr=array.ctypes.data, data_len=array.nbytes
+        )
+        for name, array in arrays.items()
+    }
+    path = os.path.abspath(path)
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=os.path.dirname(path))
+    try:
+        os.close(handle)
+        serialize_file(tensors, temporary, texts or None)
+        _finish(temporary, path)
+    except BaseException:  # an interrupt as well: no half file is left, under whatever name
+        os.unlink(temporary)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the arrays and texts of a file.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray or str
+
+    Raises
+    ------
+    BindingError
+        The file is damaged, truncated or no safetensors file.
+    BlobTypeError
+        A tensor is of a dtype that is not known.
+    OSError
+        The file cannot be read.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        tensors = deserialize(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError) as error:
+        raise BindingError(
+            f"{os.fspath(path)!r} is damaged or no safetensors file ({error}); expected a whole one"
+        ) from None
+    values: dict[str, Any] = dict(header.get(_RESERVED) or {})
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _DTYPES:
+            raise BlobTypeError(
+                f"tensor {name!r} in {os.fspath(path)!r} is of dtype {tensor['dtype']}, which is not known; "
+                f"expected one of {', '.join(_DTYPES)}"
+            )
+        dtype = known_dtype(_DTYPES[tensor["dtype"]])
+        values[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+    return values
+
+
+def _finish(temporary: str, path: str) -> None:
+    """Put a whole file in its place: its bytes on the disk first, with the rights of a new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's file is for its owner alone
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "nothing (it is empty)"
+    return f"a tensor of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
