@@ -1,0 +1,367 @@
+"""The gradients of Do, If and While: the same operators, popping what the forward ones pushed.
+
+Caffe2's generators are ``control_ops_grad.py``. Here gradients of what does not change in a loop are summed
+over the rounds, values that the body overwrites are found where the forward Do saved them, and seeds are
+never written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from numscope.errors import OperatorError
+from numscope.operators.bindings import bindings_of
+from numscope.operators.definition import Net, Operator
+from numscope.operators.differentiation import Boundary, Differentiation, GradientContext
+from numscope.operators.effects import effects_of_all, written_names
+
+__all__ = ["BodyBoundary", "do_gradient", "end_name", "if_gradient", "start_name", "while_gradient"]
+
+SEED = "/_DO_OPERATOR_INNER_GRAD_"
+COPY = "/_DO_OPERATOR_INNER_GRAD_COPY_"
+
+
+def start_name(name: str) -> str:
+    """Return the name in a Do's workspace that keeps a blob's value from before the net ran."""
+    return f"{name}/_DO_OPERATOR_START_"
+
+
+def end_name(name: str) -> str:
+    """Return the name in a Do's workspace that keeps a blob's value from after the net ran."""
+    return f"{name}/_DO_OPERATOR_END_"
+
+
+class Binder:
+    """The bindings of a Do that is being made; each outer blob is bound once."""
+
+    def __init__(self) -> None:
+        self.inner_of: dict[str, str] = {}
+
+    def bind(self, outer: str, inner: str) -> str:
+        """Bind an outer blob and return its name inside: `inner`, if it was not bound before."""
+        return self.inner_of.setdefault(outer, inner)
+
+    def make_do(self, net: Net, outputs: Iterable[str], scope: str, saved: Iterable[str]) -> Operator:
+        """Return a Do in which `outputs` are written and all other bound blobs read.
+
+        A blob that is read and written is an input and an output.
+        """
+        written = list(dict.fromkeys(outputs))
+        # What is written is an input too: it must exist, and While builds its outputs first anyway.
+        read = [outer for outer in self.inner_of if outer not in written]
+        names = [*read, *written]
+        return Operator(
+            "Do",
+            [*read, scope],
+            [*written, scope],
+            is_gradient_op=True,
+            net=net,
+            inner_blobs=list(self.inner_of.values()),
+            outer_blobs_idx=[names.index(outer) for outer in self.inner_of],
+            saved_fwd_blobs=sorted(saved),
+        )
+
+
+class BodyBoundary(Boundary):
+    """The boundary of a Do's net: its workspace, popped when its gradient runs.
+
+    Parameters
+    ----------
+    bindings : mapping of str to str
+        Of the forward Do.
+    volatile : set of str
+        Inner names of bound blobs that are written again after this net ran, by later rounds of a loop.
+    copies : bool
+        The forward Do leaves copies of all bound blobs.
+    context : GradientContext, optional
+        The Do's own surroundings; None to collect only what the forward Do has to save.
+
+    Attributes
+    ----------
+    starts, ends : set of str
+        Inner names whose value from before the net, or from after it, has to be saved.
+    locals : set of str
+        Names that are found in the workspace itself.
+    """
+
+    def __init__(
+        self,
+        bindings: Mapping[str, str],
+        volatile: frozenset[str],
+        copies: bool,
+        context: GradientContext | None = None,
+    ) -> None:
+        self.bindings = bindings
+        self.volatile = volatile
+        self.copies = copies
+        self.context = context
+        self.binder = Binder()
+        self.starts: set[str] = set()
+        self.ends: set[str] = set()
+        self.locals: set[str] = set()
+
+    def at_end(self, name: str) -> str:
+        if name not in self.bindings or self.copies:
+            self.locals.add(name)
+            return name
+        if name in self.volatile:
+            self.ends.add(name)
+            return end_name(name)
+        if self.context is None:
+            return name
+        outer = self.context.value_after(self.bindings[name])
+        if outer == self.bindings[name]:
+            return self.binder.bind(outer, name)
+        # The frame already forwards `name` to the blob that no longer has the value.
+        return self.binder.bind(outer, f"{name}/_DO_OPERATOR_OUTER_")
+
+    def at_start(self, name: str, operator: Operator) -> str:
+        if name not in self.bindings:
+            return super().at_start(name, operator)
+        self.starts.add(name)
+        return start_name(name)
+
+    def is_stable(self, name: str) -> bool:
+        return name not in self.volatile or self.copies
+
+    def carries(self, name: str) -> bool:
+        return name in self.bindings
+
+
+class BranchBoundary(Boundary):
+    """The boundary of a branch of If, which runs in the same workspace as the If itself."""
+
+    def __init__(self, context: GradientContext) -> None:
+        self.context = context
+
+    def at_end(self, name: str) -> str:
+        return self.context.value_after(name)
+
+    def at_start(self, name: str, operator: Operator) -> str:
+        return self.context.value_before(name)
+
+    def carries(self, name: str) -> bool:
+        return self.context.wants_gradient(name)
+
+
+def do_gradient(context: GradientContext) -> list[Operator]:
+    """Differentiate a Do: a Do that pops the workspace and runs the gradient of the net in it."""
+    forward = context.operator
+    body, scope = _differentiable_body(context, forward)
+    bindings = bindings_of(forward)
+    boundary = BodyBoundary(bindings, frozenset(), bool(forward.args.get("copy_external_blobs")), context)
+    binder = boundary.binder
+    seeds: dict[str, str] = {}
+    for inner, outer in bindings.items():
+        gradient = context.gradient_of(outer) if outer in forward.outputs else None
+        if gradient is not None:
+            seeds[inner] = binder.bind(gradient, inner + SEED)
+    inside = Differentiation(body.operators, seeds, boundary, reserved=bindings, lenient=context.lenient)
+    outputs: list[str] = []
+    results: dict[str, str] = {}
+    for inner, gradient in inside.start_gradients.items():
+        if inner in bindings and context.wants_gradient(bindings[inner]):
+            outer = context.new_gradient(bindings[inner])
+            outputs.append(outer)
+            results[binder.bind(outer, inner + COPY)] = gradient
+    operators = [*inside.operators, *_assign(results)]
+    net = Net(f"{body.name}_grad", operators)
+    return [binder.make_do(net, outputs, scope, boundary.locals)]
+
+
+def if_gradient(context: GradientContext) -> list[Operator]:
+    """Differentiate an If: an If on the same condition, whose branches write the same gradients."""
+    forward = context.operator
+    condition = context.value_before(forward.inputs[0])
+    then_net: Net = forward.args["then_net"]
+    else_net: Net | None = forward.args.get("else_net")
+    branches = [then_net.operators, else_net.operators if else_net is not None else []]
+    seeds = {name: gradient for name in context.after if (gradient := context.gradient_of(name)) is not None}
+    if not seeds:
+        return []
+
+    def differentiate(operators: list[Operator], targets: Mapping[str, str]) -> Differentiation:
+        return Differentiation(
+            operators,
+            seeds,
+            BranchBoundary(context),
+            targets=targets,
+            reserved=context.taken_names(),
+            lenient=context.lenient,
+        )
+
+    found = [differentiate(operators, {}).start_gradients for operators in branches]
+    names = [name for name in context.before if any(name in gradients for gradients in found)]
+    targets = {name: context.new_gradient(name) for name in names if context.wants_gradient(name)}
+    nets: list[Net] = []
+    for operators, name in zip(
+        branches,
+        (f"{then_net.name}_grad", f"{else_net.name}_grad" if else_net is not None else ""),
+        strict=True,
+    ):
+        inside = differentiate(operators, targets)
+        results = {
+            target: inside.start_gradients[blob]
+            for blob, target in targets.items()
+            if blob in inside.start_gradients
+        }
+        zeros = [
+            _zero_fill(context, blob, target, seeds)
+            for blob, target in targets.items()
+            if blob not in inside.start_gradients
+        ]
+        steps = [*inside.operators, *_assign(results), *zeros]
+        nets.append(Net(name or f"{then_net.name}_grad_auto_else_zero_blobs_", steps))
+    then_grad, else_grad = nets
+    arguments: dict[str, Any] = {"then_net": then_grad}
+    if else_grad.operators:
+        arguments["else_net"] = else_grad
+    effects = effects_of_all([*then_grad.operators, *else_grad.operators])
+    made = set(_made_first(then_grad.operators)) | set(_made_first(else_grad.operators))
+    reads = [name for name in effects.reads if name != condition and name not in made]
+    return [
+        Operator(
+            "If",
+            [condition, *reads],
+            list(dict.fromkeys((*targets.values(), *effects.writes))),
+            is_gradient_op=True,
+            **arguments,
+        )
+    ]
+
+
+def while_gradient(context: GradientContext) -> list[Operator]:
+    """Differentiate a While: a While that pops one workspace a round, until the stack is empty."""
+    forward = context.operator
+    loop: Net = forward.args["loop_net"]
+    if len(loop.operators) != 1 or loop.operators[0].type != "Do":
+        raise OperatorError(
+            f"{forward!r} cannot be differentiated: its loop_net {loop.name!r} must be a single Do, which "
+            "keeps the values of each round; ns.While makes one"
+        )
+    do = loop.operators[0]
+    body, scope = _differentiable_body(context, do)
+    bindings = bindings_of(do)
+    in_condition = written_names(forward.args["cond_net"]) if "cond_net" in forward.args else set()
+    changing = in_condition | written_names(loop)
+    written = {bindings[name] for name in written_names(body) if name in bindings}
+    volatile = frozenset(inner for inner, outer in bindings.items() if outer in changing)
+    copies = bool(do.args.get("copy_external_blobs"))
+    carried = [name for name in context.after if context.gradient_of(name) is not None]
+    if not carried:
+        return []
+    while True:  # what is carried from round to round may reach the seeds only through other carried blobs
+        boundary = BodyBoundary(bindings, volatile, copies, context)
+        seeds = {inner: inner + SEED for inner, outer in bindings.items() if outer in carried}
+        inside = Differentiation(body.operators, seeds, boundary, reserved=bindings, lenient=context.lenient)
+        flowing = {bindings[inner] for inner in inside.start_gradients if inner in bindings}
+        _check_condition_net(context, in_condition & ({*carried} | flowing))
+        more = sorted((flowing & written) - {*carried})
+        if not more:
+            break
+        carried += more
+
+    operators: list[Operator] = []
+    binder = boundary.binder
+    loop_variables: list[str] = []
+    sums: dict[str, str] = {}
+    results: dict[str, str] = {}
+    zeros: list[Operator] = []
+    for inner, outer in bindings.items():
+        gradient = inside.start_gradients.get(inner)
+        if outer in carried:
+            variable = (
+                context.new_gradient(outer)
+                if context.wants_gradient(outer)
+                else context.free_name(f"{outer}_grad")
+            )
+            seed = context.gradient_of(outer)
+            if seed is None:
+                operators.append(_zeros_like(context.value_after(outer), variable))
+            elif seed != variable:
+                operators.append(Operator("Copy", [seed], [variable]))
+            binder.bind(variable, seeds[inner])
+            loop_variables.append(variable)
+            if gradient is None:
+                zeros.append(_zeros_like(seeds[inner], seeds[inner]))
+            else:
+                results[seeds[inner]] = gradient
+        elif gradient is not None:
+            variable = context.new_gradient(outer)
+            operators.append(_zeros_like(context.value_after(outer), variable))
+            sums[binder.bind(variable, inner + COPY)] = gradient
+            loop_variables.append(variable)
+    steps = [*inside.operators, *_accumulate(sums), *_assign(results), *zeros]
+    gradient_do = binder.make_do(Net(f"{body.name}_grad", steps), loop_variables, scope, boundary.locals)
+    condition = context.free_name("gradient_loop_cond_net/cond")
+    has_scope = Operator("HasScope", [scope], [condition])
+    gradient_while = Operator(
+        "While",
+        [condition, *dict.fromkeys((*gradient_do.inputs[:-1], *loop_variables)), scope],
+        [*loop_variables, scope, condition],
+        is_gradient_op=True,
+        loop_net=Net(f"{loop.name}_grad", [gradient_do]),
+        cond_net=Net("gradient_loop_cond_net", [has_scope]),
+    )
+    return [*operators, has_scope, gradient_while]
+
+
+def _differentiable_body(context: GradientContext, do: Operator) -> tuple[Net, str]:
+    """Return the net of a forward Do and its scope, which must still hold the workspaces of this Do."""
+    if do.args.get("reuse_workspace"):
+        raise OperatorError(
+            f"{do!r} cannot be differentiated: reuse_workspace shares one workspace among several Do; "
+            "push one each"
+        )
+    scope = do.outputs[-1]
+    if context.value_after(scope) != scope:
+        raise OperatorError(
+            f"{do!r} cannot be differentiated: scope {scope!r} is used again by the rounds of an outer loop; "
+            "create it in the loop's body"
+        )
+    net: Net = do.args["net"]
+    return net, scope
+
+
+def _check_condition_net(context: GradientContext, names: set[str]) -> None:
+    if names and not context.lenient:
+        raise OperatorError(
+            f"{context.operator!r} cannot be differentiated: its cond_net writes {sorted(names)}, through "
+            "which a gradient flows; let the body compute them"
+        )
+
+
+def _assign(results: Mapping[str, str]) -> list[Operator]:
+    """Return copies of the values into the keys, as if all at once."""
+    steps: list[Operator] = []
+    sources: dict[str, str] = {}
+    for target, source in results.items():
+        if source in results and source != target and source not in sources:
+            sources[source] = f"{source}{COPY}"
+            steps.append(Operator("Copy", [source], [sources[source]]))
+    for target, source in results.items():
+        if source != target:
+            steps.append(Operator("Copy", [sources.get(source, source)], [target]))
+    return steps
+
+
+def _accumulate(sums: Mapping[str, str]) -> list[Operator]:
+    return [Operator("Accumulate", [*sums, *sums.values()], [*sums])] if sums else []
+
+
+def _zeros_like(name: str, target: str) -> Operator:
+    return Operator("ConstantFill", [name], [target], value=0.0, dtype="input")
+
+
+def _zero_fill(context: GradientContext, blob: str, target: str, seeds: Mapping[str, str]) -> Operator:
+    """Return a fill of a gradient that one branch does not make."""
+    if blob in seeds:  # of the shape of the blob that the branch writes instead
+        return _zeros_like(seeds[blob], target)
+    return _zeros_like(context.value_after(blob), target)
+
+
+def _made_first(operators: Iterable[Operator]) -> list[str]:
+    """Return the names that operators write before any of them reads these."""
+    effects = effects_of_all(operators)
+    return [name for name in effects.writes if name not in effects.reads]

@@ -1,0 +1,68 @@
+"""The backward net of a net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from numscope.errors import OperatorError
+from numscope.operators.definition import Net, Operator
+from numscope.operators.differentiation import Boundary, Differentiation
+from numscope.operators.registry import find_operator
+
+__all__ = ["gradient"]
+
+
+def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict[str, str]]:
+    """Generate the backward net of a net.
+
+    Run it in the same workspace after each run of the net.
+
+    Parameters
+    ----------
+    net : Net
+        It is not changed.
+    of : mapping of str to str, or iterable of str
+        What is differentiated: blob -> the name of its gradient, a blob that is filled before the backward
+        net runs (and that it never writes). For names alone these gradients are ones.
+
+    Returns
+    -------
+    backward : Net
+    gradients : dict of str to str
+        Blob -> the blob with its gradient, normally ``x`` -> ``x_grad``. For a name that is written more
+        than once, the gradient of its earliest value.
+
+    Raises
+    ------
+    OperatorError
+        A blob that the net does not touch, or an operator through which no gradient can be computed; the
+        text names operator and blob.
+
+    Examples
+    --------
+    >>> net = Net("square", [Operator("Mul", ["x", "x"], ["y"])])
+    >>> backward, gradients = gradient(net, {"y": "dy"})
+    >>> [step.type for step in backward.operators], gradients["x"]
+    (['MulGradient', 'Sum'], 'x_grad')
+    """
+    if not isinstance(net, Net):
+        raise OperatorError(f"expected a Net, got a {type(net).__name__}; Net.from_dict reads plain data")
+    for operator in net.operators:
+        find_operator(operator.type).schema.check(operator)
+    touched = {name for operator in net.operators for name in (*operator.inputs, *operator.outputs)}
+    names = [of] if isinstance(of, str) else list(of)
+    for name in names:
+        if name not in touched:
+            raise OperatorError(
+                f"net {net.name!r} has no blob {name!r} to differentiate; its blobs are {sorted(touched)}"
+            )
+    steps: list[Operator] = []
+    if isinstance(of, Mapping):
+        seeds = dict(of)
+    else:
+        seeds = {name: f"{name}_autogen_grad" for name in names}
+        steps = [
+            Operator("ConstantFill", [name], [seed], value=1.0, dtype="input") for name, seed in seeds.items()
+        ]
+    result = Differentiation(net.operators, seeds, Boundary())
+    return Net(f"{net.name}_grad", [*steps, *result.operators]), result.gradients

@@ -1,0 +1,241 @@
+"""Reductions and losses: SumElements, AveragedLoss, SquaredL2Distance, SoftmaxWithLoss."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from numscope.errors import BlobTypeError
+from numscope.operators.definition import Operator
+from numscope.operators.registry import register_operator
+from numscope.operators.tensors import Array, TensorOperator, array_module
+
+if TYPE_CHECKING:
+    from numscope.operators.differentiation import GradientContext
+    from numscope.workspace import Workspace
+
+__all__ = [
+    "AveragedLossGradientOp",
+    "AveragedLossOp",
+    "SoftmaxWithLossGradientOp",
+    "SoftmaxWithLossOp",
+    "SquaredL2DistanceGradientOp",
+    "SquaredL2DistanceOp",
+    "SumElementsGradientOp",
+    "SumElementsOp",
+]
+
+SMALLEST_PROBABILITY = 1e-20  # Caffe2's, under the logarithm of label_prob
+LABEL_SUM_TOLERANCE = 1e-5  # Caffe2's
+
+
+def _reduction_gradient(context: GradientContext) -> list[Operator]:
+    forward = context.operator
+    read = [context.input_shape(0), context.output_gradient(0)]
+    made = [context.input_gradient(0)]
+    return [Operator(f"{forward.type}Gradient", read, made, is_gradient_op=True, **forward.args)]
+
+
+def _distance_gradient(context: GradientContext) -> list[Operator]:
+    read = [context.input(0), context.input(1), context.output_gradient(0)]
+    made = [context.input_gradient(0), context.input_gradient(1)]
+    return [Operator("SquaredL2DistanceGradient", read, made, is_gradient_op=True)]
+
+
+def _softmax_gradient(context: GradientContext) -> list[Operator]:
+    forward = context.operator
+    context.refuse_gradient(0, "only the loss has a gradient; put StopGradient behind the probabilities")
+    if context.output_gradient_or_none(1) is None:
+        return []
+    read = [context.input(i) for i in range(len(forward.inputs))]
+    read += [context.output(0), context.output_gradient(1)]
+    made = [context.input_gradient(0)]
+    return [Operator("SoftmaxWithLossGradient", read, made, is_gradient_op=True, **forward.args)]
+
+
+@register_operator(
+    "SumElements",
+    inputs=1,
+    outputs=1,
+    arguments={"average": ("bool", False)},
+    gradient=_reduction_gradient,
+)
+class SumElementsOp(TensorOperator):
+    """The sum of all elements, or their mean, as a tensor without dimensions; 0 of none."""
+
+    def run(self, ws: Workspace) -> None:
+        x = self.floating(ws, 0)
+        y = self.output(ws, 0, (), x.dtype)
+        y[...] = array_module(ws.device).sum(x)
+        if self.averages and x.size:
+            y /= x.size
+
+    @property
+    def averages(self) -> bool:
+        """Whether the sum is divided by the number of elements."""
+        return bool(self.argument("average"))
+
+
+@register_operator("AveragedLoss", inputs=1, outputs=1, gradient=_reduction_gradient)
+class AveragedLossOp(SumElementsOp):
+    """The mean of all elements, as a tensor without dimensions; 0 of none."""
+
+    averages = True
+
+
+@register_operator("SumElementsGradient", inputs=2, outputs=1, arguments={"average": ("bool", False)})
+class SumElementsGradientOp(TensorOperator):
+    """[X, dY] -> dX = dY everywhere, or dY / size."""
+
+    def run(self, ws: Workspace) -> None:
+        x, dy = self.tensor(ws, 0), self.tensor(ws, 1)
+        if dy.size != 1:
+            raise self.fail(f"gradient {self.inputs[1]!r} must have one element, got shape {dy.shape}")
+        dx = self.output(ws, 0, x.shape, x.dtype)
+        dx[...] = dy.reshape(())
+        if self.averages and x.size:
+            dx /= x.size
+
+    @property
+    def averages(self) -> bool:
+        """Whether the sum was divided by the number of elements."""
+        return bool(self.argument("average"))
+
+
+@register_operator("AveragedLossGradient", inputs=2, outputs=1)
+class AveragedLossGradientOp(SumElementsGradientOp):
+    """[X, dY] -> dX = dY / size everywhere."""
+
+    averages = True
+
+
+class DistanceOp(TensorOperator):
+    """What the distance and its gradient share."""
+
+    def difference(self, ws: Workspace) -> tuple[Array, Array]:
+        """Return X, and X - Y as one row for each entry of the first dimension."""
+        x, y = self.alike(ws, 0, 1)
+        if x.shape != y.shape:
+            raise self.fail(f"both must have one shape, got {x.shape} and {y.shape}")
+        return x, (x - y).reshape(x.shape[0] if x.ndim else 1, -1)
+
+
+@register_operator("SquaredL2Distance", inputs=2, outputs=1, gradient=_distance_gradient)
+class SquaredL2DistanceOp(DistanceOp):
+    """D[n] = sum((X[n] - Y[n])**2) / 2."""
+
+    def run(self, ws: Workspace) -> None:
+        x, rows = self.difference(ws)
+        distance = self.output(ws, 0, (rows.shape[0],), x.dtype)
+        array_module(ws.device).einsum("nk,nk->n", rows, rows, out=distance)
+        distance /= 2
+
+
+@register_operator("SquaredL2DistanceGradient", inputs=3, outputs=2)
+class SquaredL2DistanceGradientOp(DistanceOp):
+    """[X, Y, dD] -> dX = dD * (X - Y), dY = -dX."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        x, rows = self.difference(ws)
+        rows *= self.tensor(ws, 2).reshape(-1, 1)
+        xp.copyto(self.output(ws, 0, x.shape, x.dtype), rows.reshape(x.shape))
+        xp.negative(rows.reshape(x.shape), out=self.output(ws, 1, x.shape, x.dtype))
+
+
+class SoftmaxOp(TensorOperator):
+    """What SoftmaxWithLoss and its gradient share."""
+
+    def read(self, ws: Workspace, has_weights: bool) -> tuple[Array, Array, Array | None]:
+        """Return the labels as targets of shape (N, D), the logits as (N, D), and the weights as (N, 1)."""
+        x, labels = self.floating(ws, 0), self.tensor(ws, 1)
+        axis = self.argument("axis")
+        rows = 1
+        for n in x.shape[: axis if axis >= 0 else axis + x.ndim]:
+            rows *= n
+        logits = x.reshape(rows, -1)
+        weights = self.tensor(ws, 2).reshape(-1, 1) if has_weights else None
+        if weights is not None and weights.shape[0] != rows:
+            raise self.fail(f"expected {rows} weights, one a row, got {weights.shape[0]}")
+        xp = array_module(ws.device)
+        if self.argument("label_prob"):
+            return self._probabilities(xp, labels, logits), logits, weights
+        return self._one_hot(xp, labels, logits), logits, weights
+
+    def _probabilities(self, xp: ModuleType, labels: Array, logits: Array) -> Array:
+        if labels.size != logits.size:
+            raise self.fail(f"with label_prob the labels have the shape of the logits, got {labels.shape}")
+        targets = labels.reshape(logits.shape)
+        if targets.size and bool((targets < 0).any()):
+            raise self.fail("label probabilities must not be negative")
+        if bool((xp.abs(targets.sum(axis=1) - 1) > LABEL_SUM_TOLERANCE).any()):
+            raise self.fail("label probabilities must sum to 1 in each row")
+        return targets
+
+    def _one_hot(self, xp: ModuleType, labels: Array, logits: Array) -> Array:
+        rows, classes = logits.shape
+        if labels.dtype.kind not in "iu":
+            raise BlobTypeError(
+                f"{self.definition!r}: labels {self.inputs[1]!r} must be integers, got {labels.dtype}; "
+                "label_prob=1 takes probabilities"
+            )
+        if labels.size != rows:
+            raise self.fail(f"expected {rows} labels, one a row, got shape {labels.shape}")
+        flat = labels.reshape(-1)
+        if rows and not 0 <= int(flat.min()) <= int(flat.max()) < classes:
+            raise self.fail(f"labels must lie in 0..{classes - 1}, got {int(flat.min())}..{int(flat.max())}")
+        targets = xp.zeros(logits.shape, logits.dtype)
+        targets[xp.arange(rows), flat] = 1
+        return targets
+
+
+SOFTMAX = {"label_prob": ("bool", False), "scale": ("number", 1.0), "axis": ("int", 1)}
+
+
+@register_operator("SoftmaxWithLoss", inputs=(2, 3), outputs=2, arguments=SOFTMAX, gradient=_softmax_gradient)
+class SoftmaxWithLossOp(SoftmaxOp):
+    """[X, labels] or [X, labels, weights] -> [P, loss].
+
+    P is softmax of the rows of X; the loss is scale * sum(w * -log P[label]) / sum(w), a tensor without
+    dimensions, 0 if the weights sum to 0. The labels are integers, one a row, or with `label_prob` one
+    probability for each class.
+    """
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        targets, logits, weights = self.read(ws, len(self.inputs) == 3)
+        x = self.tensor(ws, 0)
+        probability = self.output(ws, 0, x.shape, x.dtype).reshape(logits.shape)
+        loss = self.output(ws, 1, (), x.dtype)
+        shifted = logits - logits.max(axis=1, keepdims=True) if logits.size else logits
+        xp.exp(shifted, out=probability)
+        total = probability.sum(axis=1, keepdims=True)
+        xp.divide(probability, total, out=probability)
+        # Only where there is a target: 0 * -inf would be NaN.
+        if self.argument("label_prob"):
+            losses = targets * -xp.log(xp.maximum(probability, SMALLEST_PROBABILITY))
+        else:
+            losses = xp.where(targets != 0, xp.log(total) - shifted, 0)
+        if weights is not None:
+            losses = losses * weights
+        weight_sum = float(weights.sum()) if weights is not None else float(logits.shape[0])
+        loss[...] = xp.sum(losses) * (float(self.argument("scale")) / weight_sum) if weight_sum else 0
+
+
+@register_operator("SoftmaxWithLossGradient", inputs=(4, 5), outputs=1, arguments=SOFTMAX)
+class SoftmaxWithLossGradientOp(SoftmaxOp):
+    """[X, labels, (weights,) P, dloss] -> dX = (P - target) * w * dloss * scale / sum(w)."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        targets, logits, weights = self.read(ws, len(self.inputs) == 5)
+        x = self.tensor(ws, 0)
+        probability, dloss = self.tensor(ws, len(self.inputs) - 2), self.tensor(ws, len(self.inputs) - 1)
+        dx = self.output(ws, 0, x.shape, x.dtype)
+        flat = dx.reshape(logits.shape)
+        xp.subtract(probability.reshape(logits.shape), targets, out=flat)
+        if weights is not None:
+            flat *= weights
+        weight_sum = float(weights.sum()) if weights is not None else float(logits.shape[0])
+        scale = float(self.argument("scale")) / weight_sum if weight_sum else 0.0
+        flat *= dloss.reshape(()) * dx.dtype.type(scale)

@@ -1,0 +1,86 @@
+"""Operators that move or convert values without computing with them: Copy, Cast, StopGradient, Free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from numscope.errors import OperatorError
+from numscope.operators.definition import Operator
+from numscope.operators.registry import CompiledOperator, register_operator
+from numscope.operators.tensors import TensorOperator, array_module, data_type
+
+if TYPE_CHECKING:
+    from numscope.operators.differentiation import GradientContext
+    from numscope.workspace import Workspace
+
+__all__ = ["CastGradientOp", "CastOp", "CopyOnDeviceLikeOp", "CopyOp", "FreeOp", "StopGradientOp"]
+
+
+def _copy_gradient(context: GradientContext) -> list[Operator]:
+    read = [context.output_gradient(0), context.input_or_gradient(0)]
+    return [Operator("CopyOnDeviceLike", read, [context.input_gradient(0)], is_gradient_op=True)]
+
+
+def _cast_gradient(context: GradientContext) -> list[Operator]:
+    read = [context.output_gradient(0), context.input_shape(0)]
+    return [Operator("CastGradient", read, [context.input_gradient(0)], is_gradient_op=True)]
+
+
+@register_operator("Copy", inputs=1, outputs=1, gradient=_copy_gradient)
+class CopyOp(TensorOperator):
+    """Y = X."""
+
+    def run(self, ws: Workspace) -> None:
+        x = self.tensor(ws, 0)
+        array_module(ws.device).copyto(self.output(ws, 0, x.shape, x.dtype), x)
+
+
+@register_operator("CopyOnDeviceLike", inputs=2, outputs=1, gradient=_copy_gradient)
+class CopyOnDeviceLikeOp(CopyOp):
+    """Y = X, on the device of the second input; a workspace has one device, so this is Copy."""
+
+
+@register_operator("StopGradient", inputs=1, outputs=1, in_place=[(0, 0)], stops_gradient=True)
+class StopGradientOp(CopyOp):
+    """Y = X, and no gradient flows back."""
+
+
+@register_operator("Cast", inputs=1, outputs=1, arguments={"to": "dtype"}, gradient=_cast_gradient)
+class CastOp(TensorOperator):
+    """Y = X converted to the dtype `to`, a name or one of Caffe2's numbers.
+
+    A gradient flows between floating point types; that of an integer or bool input is zero.
+    """
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        self.dtype = data_type(self.argument("to"))
+
+    def run(self, ws: Workspace) -> None:
+        x = self.tensor(ws, 0)
+        array_module(ws.device).copyto(self.output(ws, 0, x.shape, self.dtype), x, casting="unsafe")
+
+
+@register_operator("CastGradient", inputs=2, outputs=1)
+class CastGradientOp(TensorOperator):
+    """[dY, X] -> dX: dY converted to the dtype of X."""
+
+    def run(self, ws: Workspace) -> None:
+        dy, x = self.tensor(ws, 0), self.tensor(ws, 1)
+        array_module(ws.device).copyto(self.output(ws, 0, x.shape, x.dtype), dy, casting="unsafe")
+
+
+@register_operator("Free", inputs=(1, None), outputs=(1, None), in_place=True, stops_gradient=True)
+class FreeOp(CompiledOperator):
+    """Empty blobs of any type; each output is the input at the same place. The names stay."""
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        if definition.inputs != definition.outputs:
+            raise OperatorError(f"{definition!r}: each output must be the input at the same place")
+
+    def run(self, ws: Workspace) -> None:
+        for name in self.definition.outputs:
+            blob = ws.get_blob(name)
+            if blob is not None:
+                blob.reset()

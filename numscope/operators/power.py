@@ -1,0 +1,104 @@
+"""Pow: powers with a constant exponent or a tensor of exponents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from numscope.operators.definition import Operator
+from numscope.operators.registry import register_operator
+from numscope.operators.tensors import TensorOperator, array_module, broadcast, sum_to
+
+if TYPE_CHECKING:
+    from numscope.operators.differentiation import GradientContext
+    from numscope.workspace import Workspace
+
+__all__ = ["PowGradientOp", "PowOp"]
+
+
+def _pow_gradient(context: GradientContext) -> list[Operator]:
+    forward = context.operator
+    if len(forward.inputs) == 2:
+        read = [context.input(0), context.input(1), context.output(0), context.output_gradient(0)]
+        made = [context.input_gradient(0), context.input_gradient(1)]
+        return [Operator("PowGradient", read, made, is_gradient_op=True)]
+    exponent = float(forward.args["exponent"])
+    # In place, the base is gone. Caffe2 takes it back from the result by a root, which is wrong for a
+    # negative base and an even exponent; all other exponents give one base for each result.
+    from_output = forward.inputs[0] == forward.outputs[0] and exponent % 2 != 0
+    read = [context.output(0) if from_output else context.input(0), context.output_gradient(0)]
+    made = [context.input_gradient(0)]
+    return [
+        Operator("PowGradient", read, made, is_gradient_op=True, exponent=exponent, from_output=from_output)
+    ]
+
+
+@register_operator(
+    "Pow",
+    inputs=(1, 2),
+    outputs=1,
+    in_place=[(0, 0), (1, 0)],
+    arguments={"exponent": ("number", None)},
+    gradient=_pow_gradient,
+)
+class PowOp(TensorOperator):
+    """Y = X ** exponent; the exponent is the argument or the second input."""
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        exponent = self.argument("exponent")
+        if (exponent is None) == (len(self.inputs) == 1):
+            raise self.fail("expected one exponent: the argument exponent= or a second input")
+        self.exponent = exponent
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        x = self.floating(ws, 0)
+        if self.exponent is not None:
+            xp.power(x, x.dtype.type(self.exponent), out=self.output(ws, 0, x.shape, x.dtype))
+            return
+        base, exponent, shape = broadcast(self, *self.alike(ws, 0, 1))
+        xp.power(base, exponent, out=self.output(ws, 0, shape, x.dtype))
+
+
+@register_operator(
+    "PowGradient",
+    inputs=(2, 4),
+    outputs=(1, 2),
+    in_place=[(1, 0)],
+    arguments={"exponent": ("number", None), "from_output": ("bool", False)},
+)
+class PowGradientOp(TensorOperator):
+    """The gradients of Pow.
+
+    [X, dY] -> dX = dY * e * X**(e-1), or with `from_output` [Y, dY] -> dX = dY * e * abs(Y)**((e-1)/e);
+    [X, E, Y, dY] -> dX = dY * E * X**(E-1) and dE = dY * Y * log(X), 0 where X is 0 and E is not negative.
+    """
+
+    def run(self, ws: Workspace) -> None:
+        exponent = self.argument("exponent")
+        if exponent is None:
+            self._by_tensor(ws)
+            return
+        xp = array_module(ws.device)
+        base, dy = self.alike(ws, 0, 1)
+        number = base.dtype.type
+        if exponent == 0:
+            slope = xp.zeros_like(base)
+        elif self.argument("from_output"):
+            slope = xp.power(xp.abs(base), number((exponent - 1) / exponent))
+        else:
+            slope = xp.power(base, number(exponent - 1))
+        xp.multiply(slope, number(exponent), out=slope)
+        xp.multiply(slope, dy, out=self.output(ws, 0, base.shape, base.dtype))
+
+    def _by_tensor(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        x, e = self.alike(ws, 0, 1)
+        y, dy = self.alike(ws, 2, 3)
+        base, exponent, _ = broadcast(self, x, e)
+        sum_to(
+            xp, dy * exponent * xp.power(base, exponent - 1), self.output(ws, 0, x.shape, x.dtype), base.shape
+        )
+        flat = (base == 0) & (exponent >= 0)
+        slope = dy * xp.where(flat, x.dtype.type(0), y * xp.log(base))
+        sum_to(xp, slope, self.output(ws, 1, e.shape, e.dtype), exponent.shape)

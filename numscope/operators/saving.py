@@ -1,0 +1,74 @@
+"""What a forward Do saves for its gradient: values that would be overwritten before the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from numscope.operators.control_gradient import BodyBoundary, end_name, start_name
+from numscope.operators.definition import Net
+from numscope.operators.differentiation import Differentiation
+from numscope.operators.effects import written_names
+from numscope.operators.tensors import array_module
+
+if TYPE_CHECKING:
+    from numscope.workspace import Workspace
+
+__all__ = ["Saves", "saves_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Saves:
+    """Names in a Do's workspace and the names of their copies.
+
+    Attributes
+    ----------
+    start : tuple of (str, str)
+        Copied before the net runs: what it overwrites, and its gradient reads.
+    end : tuple of (str, str)
+        Copied after the net has run: what later rounds overwrite.
+    """
+
+    start: tuple[tuple[str, str], ...]
+    end: tuple[tuple[str, str], ...]
+
+    def keep_start(self, ws: Workspace) -> None:
+        """Copy what has to be saved before the net runs."""
+        if self.start:
+            _copy(ws, self.start)
+
+    def keep_end(self, ws: Workspace) -> None:
+        """Copy what has to be saved after the net has run."""
+        if self.end:
+            _copy(ws, self.end)
+
+
+def saves_of(net: Net, bindings: Mapping[str, str], volatile: frozenset[str], copies: bool) -> Saves:
+    """Return what a Do has to save, so that any gradient of its net can be computed.
+
+    Parameters
+    ----------
+    net : Net
+    bindings : mapping of str to str
+    volatile : frozenset of str
+        Inner names of bound blobs that change after the net has run, in later rounds of a loop.
+    copies : bool
+        The Do leaves copies of all bound blobs, so that nothing else is to be saved at the end.
+    """
+    boundary = BodyBoundary(bindings, volatile, copies)
+    seeds = {name: f"{name}_grad" for name in written_names(net) if name in bindings}
+    Differentiation(net.operators, seeds, boundary, lenient=True)
+    return Saves(
+        tuple((name, start_name(name)) for name in sorted(boundary.starts)),
+        tuple((name, end_name(name)) for name in sorted(boundary.ends)),
+    )
+
+
+def _copy(ws: Workspace, pairs: Iterable[tuple[str, str]]) -> None:
+    xp = array_module(ws.device)
+    for name, saved in pairs:
+        blob = ws.get_blob(name)
+        if blob is not None and blob.is_tensor:
+            value = blob.value
+            xp.copyto(ws.create_local_blob(saved).tensor(value.shape, value.dtype), value)

@@ -1,0 +1,271 @@
+"""Operators that rearrange elements: Reshape, Concat, Split, Slice, Gather."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numscope.errors import BlobTypeError
+from numscope.operators.definition import Operator
+from numscope.operators.registry import register_operator
+from numscope.operators.tensors import Array, Shape, TensorOperator, array_module
+
+if TYPE_CHECKING:
+    from numscope.operators.differentiation import GradientContext
+    from numscope.workspace import Workspace
+
+__all__ = [
+    "ConcatOp",
+    "GatherGradientOp",
+    "GatherOp",
+    "ReshapeOp",
+    "SliceGradientOp",
+    "SliceOp",
+    "SplitOp",
+]
+
+INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
+
+
+def _reshape_gradient(context: GradientContext) -> list[Operator]:
+    made = context.input_gradient(0)
+    read = [context.output_gradient(0), context.output(1)]
+    return [Operator("Reshape", read, [made, f"_{made}_dims"], is_gradient_op=True)]
+
+
+def _concat_gradient(context: GradientContext) -> list[Operator]:
+    forward = context.operator
+    made = [context.input_gradient(i) for i in range(len(forward.inputs))]
+    read = [context.output_gradient(0), context.output(1)]
+    return [Operator("Split", read, made, is_gradient_op=True, **forward.args)]
+
+
+def _slice_gradient(context: GradientContext) -> list[Operator]:
+    forward = context.operator
+    read = [context.input_shape(0)]
+    read += [context.input(i) for i in range(1, len(forward.inputs))]
+    read += [context.output_gradient(0)]
+    return [Operator("SliceGradient", read, [context.input_gradient(0)], is_gradient_op=True, **forward.args)]
+
+
+def _gather_gradient(context: GradientContext) -> list[Operator]:
+    read = [context.input_shape(0), context.input(1), context.output_gradient(0)]
+    made = [context.input_gradient(0)]
+    return [Operator("GatherGradient", read, made, is_gradient_op=True, **context.operator.args)]
+
+
+def integers(operator: TensorOperator, ws: Workspace, i: int) -> Array:
+    """Return input `i`, which must be a tensor of integers."""
+    array = operator.tensor(ws, i)
+    if array.dtype.kind not in "iu":
+        raise BlobTypeError(
+            f"{operator.definition!r}: {operator.inputs[i]!r} must be integers, got {array.dtype}"
+        )
+    return array
+
+
+@register_operator(
+    "Reshape",
+    inputs=(1, 2),
+    outputs=2,
+    in_place=[(0, 0)],
+    arguments={"shape": ("ints", None)},
+    gradient=_reshape_gradient,
+)
+class ReshapeOp(TensorOperator):
+    """[X] or [X, shape] -> [Y, old shape]: 0 keeps a dimension of X, one -1 takes what is left."""
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        self.shape = self.argument("shape")
+        if (self.shape is None) == (len(self.inputs) == 1):
+            raise self.fail("expected one shape: the argument shape= or a second input")
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        x = self.tensor(ws, 0)
+        wanted = self.shape if self.shape is not None else tuple(integers(self, ws, 1).tolist())
+        shape = self.resolve(x, wanted)
+        y = self.output(ws, 0, shape, x.dtype)
+        if y is not x:
+            xp.copyto(y, x.reshape(shape))
+        old = self.output(ws, 1, (x.ndim,), INT64)
+        if x.ndim:
+            old[...] = xp.asarray(x.shape, INT64)
+
+    def resolve(self, x: Array, wanted: Shape) -> Shape:
+        """Return the shape that is meant by one with zeros and at most one -1."""
+        if any(n < -1 for n in wanted) or wanted.count(-1) > 1:
+            raise self.fail(f"a shape has lengths, zeros and at most one -1, got {wanted}")
+        if any(n == 0 and i >= x.ndim for i, n in enumerate(wanted)):
+            raise self.fail(f"shape {wanted} copies a dimension that {x.shape} does not have")
+        shape = tuple(x.shape[i] if n == 0 else n for i, n in enumerate(wanted))
+        if -1 in shape:
+            rest = math.prod(n for n in shape if n != -1)
+            if rest and x.size % rest == 0:
+                shape = tuple(x.size // rest if n == -1 else n for n in shape)
+        if math.prod(shape) != x.size:
+            raise self.fail(f"{x.size} elements of shape {x.shape} do not fit shape {wanted}")
+        return shape
+
+
+JOIN: dict[str, Any] = {"axis": ("int", 1), "add_axis": ("bool", False)}
+
+
+@register_operator("Concat", inputs=(1, None), outputs=2, arguments=JOIN, gradient=_concat_gradient)
+class ConcatOp(TensorOperator):
+    """[X0, X1, ...] -> [Y, lengths along the axis]; with `add_axis` along a new axis."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        parts = [self.tensor(ws, i) for i in range(len(self.inputs))]
+        adds = bool(self.argument("add_axis"))
+        dimensions = parts[0].ndim + adds
+        axis = self.argument("axis")
+        axis = axis + dimensions if axis < 0 else axis
+        if not 0 <= axis < dimensions:
+            raise self.fail(
+                f"axis {self.argument('axis')} does not exist in a result of {dimensions} dimensions"
+            )
+        if adds:
+            parts = [xp.expand_dims(part, axis) for part in parts]
+        first = parts[0]
+        for i, part in enumerate(parts):
+            around = (*part.shape[:axis], first.shape[axis], *part.shape[axis + 1 :])
+            if part.ndim != first.ndim or around != first.shape or part.dtype != first.dtype:
+                raise self.fail(
+                    f"{self.inputs[i]!r} is {part.dtype}{list(part.shape)}, which does not fit "
+                    f"{first.dtype}{list(first.shape)} outside of axis {axis}"
+                )
+        length = sum(part.shape[axis] for part in parts)
+        shape = (*first.shape[:axis], length, *first.shape[axis + 1 :])
+        xp.concatenate(parts, axis=axis, out=self.output(ws, 0, shape, first.dtype))
+        self.output(ws, 1, (len(parts),), INT32)[...] = xp.asarray([p.shape[axis] for p in parts], INT32)
+
+
+@register_operator("Split", inputs=2, outputs=(1, None), arguments=JOIN)
+class SplitOp(TensorOperator):
+    """[Y, lengths] -> [X0, X1, ...]: the inverse of Concat, and its gradient."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        y = self.tensor(ws, 0)
+        lengths = [int(n) for n in integers(self, ws, 1).tolist()]
+        axis = self.argument("axis")
+        axis = axis + y.ndim if axis < 0 else axis
+        if not 0 <= axis < y.ndim or len(lengths) != len(self.outputs) or sum(lengths) != y.shape[axis]:
+            raise self.fail(f"lengths {lengths} do not divide axis {axis} of shape {y.shape}")
+        start = 0
+        before = (slice(None),) * axis
+        for j, length in enumerate(lengths):
+            part = y[(*before, slice(start, start + length))]
+            start += length
+            if self.argument("add_axis"):
+                part = part.squeeze(axis)
+            xp.copyto(self.output(ws, j, part.shape, y.dtype), part)
+
+
+class SlicingOp(TensorOperator):
+    """What Slice and its gradient share."""
+
+    def window(self, ws: Workspace, shape: Shape, has_inputs: bool) -> tuple[slice, ...]:
+        """Return the slices; negative starts and ends count from the length plus one, as in Caffe2."""
+        if has_inputs:
+            starts = tuple(integers(self, ws, 1).reshape(-1).tolist())
+            ends = tuple(integers(self, ws, 2).reshape(-1).tolist())
+        else:
+            starts, ends = self.argument("starts"), self.argument("ends")
+        if len(starts) != len(ends) or len(starts) > len(shape):
+            raise self.fail(f"starts {starts} and ends {ends} do not fit a tensor of shape {shape}")
+        window = []
+        for start, end, length in zip(starts, ends, shape, strict=False):
+            first = min(start + length + 1 if start < 0 else start, length)
+            last = min(end + length + 1 if end < 0 else end, length)
+            if not 0 <= first <= last:
+                raise self.fail(f"the slice {start}:{end} of {length} elements is not a range")
+            window.append(slice(first, last))
+        return tuple(window)
+
+
+SLICE: dict[str, Any] = {"starts": ("ints", ()), "ends": ("ints", ())}
+
+
+@register_operator("Slice", inputs=(1, 3), outputs=1, arguments=SLICE, gradient=_slice_gradient)
+class SliceOp(SlicingOp):
+    """Y = X[starts:ends]; these are arguments, or the second and third input. An end of -1 is the length."""
+
+    def run(self, ws: Workspace) -> None:
+        x = self.tensor(ws, 0)
+        part = x[self.window(ws, x.shape, len(self.inputs) == 3)]
+        array_module(ws.device).copyto(self.output(ws, 0, part.shape, x.dtype), part)
+
+
+@register_operator("SliceGradient", inputs=(2, 4), outputs=1, arguments=SLICE)
+class SliceGradientOp(SlicingOp):
+    """[X, (starts, ends,) dY] -> dX: dY in the slice, 0 around it."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        x, dy = self.tensor(ws, 0), self.tensor(ws, len(self.inputs) - 1)
+        window = self.window(ws, x.shape, len(self.inputs) == 4)
+        dx = self.output(ws, 0, x.shape, x.dtype)
+        dx.fill(0)
+        xp.copyto(dx[window], dy)
+
+
+GATHER: dict[str, Any] = {"axis": ("int", 0)}
+
+
+class GatheringOp(TensorOperator):
+    """What Gather and its gradient share."""
+
+    def place(self, ws: Workspace, data: Array) -> tuple[Array, int]:
+        """Return the indices, which must lie in the data, and the axis that they count along."""
+        indices = integers(self, ws, 1)
+        axis = self.argument("axis")
+        axis = axis + data.ndim if axis < 0 else axis
+        if not 0 <= axis < data.ndim:
+            raise self.fail(f"axis {self.argument('axis')} does not exist in data of shape {data.shape}")
+        length = data.shape[axis]
+        if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < length:
+            raise self.fail(
+                f"indices must lie in 0..{length - 1}, got {int(indices.min())}..{int(indices.max())}"
+            )
+        return indices, axis
+
+
+@register_operator("Gather", inputs=2, outputs=1, arguments=GATHER, gradient=_gather_gradient)
+class GatherOp(GatheringOp):
+    """[data, indices] -> data at the indices along an axis: data[indices] for axis 0."""
+
+    def run(self, ws: Workspace) -> None:
+        data = self.tensor(ws, 0)
+        indices, axis = self.place(ws, data)
+        shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
+        y = self.output(ws, 0, shape, data.dtype)
+        # The range is checked above; mode "raise" would go through a buffer when out= is given.
+        array_module(ws.device).take(data, indices, axis=axis, out=y, mode="clip")
+
+
+@register_operator("GatherGradient", inputs=3, outputs=1, arguments=GATHER)
+class GatherGradientOp(GatheringOp):
+    """[data, indices, dY] -> a dense gradient of the data; repeated indices add up."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        data, dy = self.tensor(ws, 0), self.tensor(ws, 2)
+        indices, axis = self.place(ws, data)
+        gradient = self.output(ws, 0, data.shape, data.dtype)
+        gradient.fill(0)
+        if axis:
+            moved = xp.moveaxis(dy, range(axis, axis + indices.ndim), range(indices.ndim))
+            xp.add.at(xp.moveaxis(gradient, axis, 0), indices, moved)
+        elif gradient.size:
+            from numscope import kernels  # here: importing numscope must not load Numba
+
+            width = math.prod(data.shape[1:])
+            kernels.scatter_add(
+                gradient.reshape(-1, width), indices.reshape(-1), dy.reshape(-1, width), alpha=1.0
+            )

@@ -1,0 +1,147 @@
+"""Sums of several tensors, and the accumulation of gradients over the rounds of a loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from numscope.operators.definition import Operator
+from numscope.operators.registry import register_operator
+from numscope.operators.tensors import Array, TensorOperator, array_module
+
+if TYPE_CHECKING:
+    from numscope.operators.differentiation import GradientContext
+    from numscope.workspace import Workspace
+
+__all__ = ["AccumulateOp", "SumOp", "WeightedSumGradientOp", "WeightedSumOp"]
+
+
+def _sum_gradient(context: GradientContext) -> list[Operator]:
+    """Every input has the output's gradient: no operator is needed."""
+    for i in range(len(context.operator.inputs)):
+        context.pass_through(i, context.output_gradient(0))
+    return []
+
+
+def _weighted_sum_gradient(context: GradientContext) -> list[Operator]:
+    forward = context.operator
+    read = [context.output_gradient(0)]
+    made = [context.input_gradient(i) for i in range(0, len(forward.inputs), 2)]
+    on_weights = forward.args.get("grad_on_w", False)
+    for i in range(0, len(forward.inputs), 2):
+        read += [context.input(i) if on_weights else context.input_shape(i), context.input(i + 1)]
+    if on_weights:
+        made += [context.input_gradient(i) for i in range(1, len(forward.inputs), 2)]
+    return [Operator("WeightedSumGradient", read, made, is_gradient_op=True)]
+
+
+class SameShapeOp(TensorOperator):
+    """An operator on tensors of one shape and dtype."""
+
+    def terms(self, ws: Workspace, positions: range) -> list[Array]:
+        """Return the inputs at some positions, which must be alike."""
+        arrays = [self.tensor(ws, i) for i in positions]
+        for i, array in zip(positions, arrays, strict=True):
+            if array.shape != arrays[0].shape or array.dtype != arrays[0].dtype:
+                raise self.fail(
+                    f"the terms must be of one shape and dtype: {self.inputs[positions[0]]!r} is "
+                    f"{arrays[0].dtype}{list(arrays[0].shape)}, {self.inputs[i]!r} is "
+                    f"{array.dtype}{list(array.shape)}"
+                )
+        return arrays
+
+
+@register_operator("Sum", inputs=(1, None), outputs=1, in_place=[(0, 0)], gradient=_sum_gradient)
+class SumOp(SameShapeOp):
+    """Y = X0 + X1 + ...; only the first input may be overwritten."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        terms = self.terms(ws, range(len(self.inputs)))
+        y = self.output(ws, 0, terms[0].shape, terms[0].dtype)
+        if len(terms) == 1:
+            xp.copyto(y, terms[0])
+            return
+        xp.add(terms[0], terms[1], out=y)
+        for term in terms[2:]:
+            xp.add(y, term, out=y)
+
+
+@register_operator(
+    "WeightedSum",
+    inputs=(2, None),
+    outputs=1,
+    in_place=[(0, 0)],
+    arguments={"grad_on_w": ("bool", False)},
+    gradient=_weighted_sum_gradient,
+)
+class WeightedSumOp(SameShapeOp):
+    """[X0, w0, X1, w1, ...] -> X0 * w0 + X1 * w1 + ...; each weight has one element.
+
+    As in Caffe2 the weights get a gradient only with ``grad_on_w``.
+    """
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        if len(self.inputs) % 2:
+            raise self.fail(f"expected pairs of a tensor and its weight, got {len(self.inputs)} inputs")
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        terms = self.terms(ws, range(0, len(self.inputs), 2))
+        weights = [self.weight(ws, i) for i in range(1, len(self.inputs), 2)]
+        y = self.output(ws, 0, terms[0].shape, terms[0].dtype)
+        xp.multiply(terms[0], weights[0], out=y)
+        for term, weight in zip(terms[1:], weights[1:], strict=True):
+            y += term * weight
+
+    def weight(self, ws: Workspace, i: int) -> Array:
+        """Return a weight as an array without dimensions."""
+        weight = self.floating(ws, i)
+        if weight.size != 1:
+            raise self.fail(f"weight {self.inputs[i]!r} must have one element, got shape {weight.shape}")
+        return weight.reshape(())
+
+
+@register_operator("WeightedSumGradient", inputs=(3, None), outputs=(1, None))
+class WeightedSumGradientOp(TensorOperator):
+    """[dY, X0, w0, X1, w1, ...] -> dX0, dX1, ... and, if there are as many outputs more, dw0, dw1, ..."""
+
+    def run(self, ws: Workspace) -> None:
+        xp = array_module(ws.device)
+        dy = self.tensor(ws, 0)
+        count = len(self.inputs) // 2
+        for k in range(count):
+            weight = self.floating(ws, 2 * k + 2).reshape(())
+            xp.multiply(dy, weight, out=self.output(ws, k, dy.shape, dy.dtype))
+        for k in range(len(self.outputs) - count):
+            x, weight = self.tensor(ws, 2 * k + 1), self.tensor(ws, 2 * k + 2)
+            self.output(ws, count + k, weight.shape, weight.dtype)[...] = xp.sum(x * dy).reshape(weight.shape)
+
+
+@register_operator("Accumulate", inputs=(2, None), outputs=(1, None), in_place=True)
+class AccumulateOp(TensorOperator):
+    """[A0, A1, ..., g0, g1, ...] -> [A0, A1, ...]: each A += g, all in one kernel call.
+
+    Generated loops sum the gradients of what does not change between their rounds with it. Each output is
+    the input at the same place; dtypes may differ (a bfloat16 gradient is added to a float32 sum).
+    """
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        count = len(self.outputs)
+        if len(self.inputs) != 2 * count or self.inputs[:count] != self.outputs:
+            raise self.fail("expected the outputs as the first inputs, then as many tensors to add to them")
+
+    def run(self, ws: Workspace) -> None:
+        from numscope import kernels  # here: importing numscope must not load Numba
+
+        count = len(self.outputs)
+        sums = [self.tensor(ws, i) for i in range(count)]
+        terms = [self.tensor(ws, count + i) for i in range(count)]
+        for i, (total, term) in enumerate(zip(sums, terms, strict=True)):
+            if total.shape != term.shape:
+                raise self.fail(
+                    f"{self.inputs[count + i]!r} has shape {term.shape}, "
+                    f"{self.outputs[i]!r} has {total.shape}"
+                )
+        kernels.accumulate(sums, terms)

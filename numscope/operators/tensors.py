@@ -1,0 +1,199 @@
+"""What the mathematical operators share: their inputs as arrays, their outputs in the arena, broadcasting."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from numscope.errors import BlobTypeError, OperatorError
+from numscope.operators.registry import CompiledOperator
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from numscope.operators.definition import Operator
+    from numscope.workspace import Workspace
+
+__all__ = ["Array", "Shape", "TensorOperator", "array_module", "broadcast", "data_type", "sum_to"]
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray
+Shape = tuple[int, ...]
+
+FLOATING = frozenset(map(np.dtype, ("float16", "float32", "float64", ml_dtypes.bfloat16)))
+
+# TensorProto.DataType of Caffe2; the others (STRING, ZERO_COLLISION_HASH, ...) are no dtypes.
+DATA_TYPES = {
+    1: "float32",
+    2: "int32",
+    3: "uint8",
+    5: "bool",
+    6: "uint8",
+    7: "int8",
+    8: "uint16",
+    9: "int16",
+    10: "int64",
+    12: "float16",
+    13: "float64",
+}
+
+
+@functools.cache
+def array_module(device: str) -> ModuleType:
+    """Return the array library of a device: numpy for the host, cupy for CUDA.
+
+    This is the one door through which operators get CuPy, which need not be installed.
+    """
+    return importlib.import_module("cupy") if device.startswith("cuda") else np
+
+
+class TensorOperator(CompiledOperator):
+    """An operator on tensors."""
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        self.inputs = definition.inputs
+        self.outputs = definition.outputs
+
+    def tensor(self, ws: Workspace, i: int) -> Array:
+        """Return input `i`, which must be a tensor.
+
+        Raises
+        ------
+        OperatorError
+            The blob was removed since the net was built.
+        BlobTypeError
+            It holds no tensor.
+        """
+        name = self.inputs[i]
+        blob = ws.get_blob(name)
+        if blob is None:
+            raise OperatorError(f"{self.definition!r}: input blob {name!r} does not exist any more")
+        if not blob.is_tensor:
+            kind = "is empty" if blob.type is None else f"holds a {blob.type.name}"
+            raise BlobTypeError(f"{self.definition!r}: input {name!r} must be a tensor, but {kind}")
+        return blob.value
+
+    def floating(self, ws: Workspace, i: int) -> Array:
+        """Return input `i`, which must be a tensor of floating point numbers."""
+        array = self.tensor(ws, i)
+        if array.dtype not in FLOATING:
+            raise BlobTypeError(
+                f"{self.definition!r}: input {self.inputs[i]!r} must be floating point, got {array.dtype}; "
+                "Cast converts it"
+            )
+        return array
+
+    def alike(self, ws: Workspace, first: int, second: int) -> tuple[Array, Array]:
+        """Return two inputs, which must be tensors of one dtype."""
+        a, b = self.tensor(ws, first), self.tensor(ws, second)
+        if a.dtype != b.dtype:
+            raise BlobTypeError(
+                f"{self.definition!r}: inputs {self.inputs[first]!r} and {self.inputs[second]!r} must be of "
+                f"one dtype, got {a.dtype} and {b.dtype}; Cast converts one of them"
+            )
+        return a, b
+
+    def output(self, ws: Workspace, j: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        """Return output `j` as an array of a shape and dtype: the memory of the last run, if these fit."""
+        name = self.outputs[j]
+        blob = ws.create_blob(name)
+        if blob is None:
+            raise OperatorError(
+                f"{self.definition!r}: output {name!r} is bound to a blob that its parent workspace no "
+                "longer has"
+            )
+        array = blob.tensor(shape, dtype)
+        if array is None:
+            blob.value  # noqa: B018 - raises: the device has no memory to compute in
+        return array
+
+    def fail(self, text: str) -> OperatorError:
+        """Return an error that begins with this operator."""
+        return OperatorError(f"{self.definition!r}: {text}")
+
+
+def data_type(value: int | str) -> np.dtype[Any]:
+    """Return the dtype of a ``dtype`` or ``to`` argument: a number of TensorProto.DataType, or a name.
+
+    Raises
+    ------
+    OperatorError
+        It is none that a tensor can have.
+    """
+    name = DATA_TYPES.get(value) if isinstance(value, int) else value.lower()
+    if name == "bfloat16":
+        return np.dtype(ml_dtypes.bfloat16)
+    try:
+        if name is not None:
+            return np.dtype(name)
+    except TypeError:
+        pass  # reported below, together with the unknown numbers
+    raise OperatorError(
+        f"no tensor type {value!r}; expected a dtype's name or one of Caffe2's numbers {DATA_TYPES}"
+    )
+
+
+def broadcast(operator: TensorOperator, a: Array, b: Array) -> tuple[Array, Array, Shape]:
+    """Return two arrays ready to be combined, and the shape of the result.
+
+    NumPy's rule; with the argument ``broadcast=1`` Caffe2's older one: the result has the shape of `a`, and
+    `b` is aligned with its dimensions from ``axis`` on (-1: with the last ones).
+
+    Raises
+    ------
+    OperatorError
+        The shapes do not fit.
+    """
+    if a.shape == b.shape:
+        return a, b, a.shape
+    arguments = operator.definition.args
+    if arguments.get("broadcast"):
+        if b.size == 1:
+            return a, b.reshape(()), a.shape
+        axis = arguments.get("axis", -1)
+        start = a.ndim - b.ndim if axis == -1 else axis
+        if start < 0 or a.shape[start : start + b.ndim] != b.shape:
+            raise operator.fail(
+                f"shape {b.shape} of the second input does not fit {a.shape} of the first "
+                f"from dimension {start} on"
+            )
+        return a, b.reshape(b.shape + (1,) * (a.ndim - start - b.ndim)), a.shape
+    if arguments.get("axis", -1) != -1:
+        raise operator.fail("axis has no meaning without broadcast=1")
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise operator.fail(
+            f"shapes {a.shape} and {b.shape} cannot be broadcast together; they must agree, or be 1, "
+            "in each dimension from the last on"
+        ) from None
+    return a, b, shape
+
+
+def sum_to(xp: ModuleType, gradient: Array, out: Array, aligned: Shape | None = None) -> None:
+    """Sum a gradient over the dimensions in which an operand was broadcast.
+
+    Parameters
+    ----------
+    xp : module
+    gradient : array
+        Of the broadcast shape.
+    out : array
+        Of the operand's shape; overwritten.
+    aligned : tuple of int, optional
+        The operand's shape as it entered the broadcast, if it was reshaped for that.
+    """
+    shape = out.shape if aligned is None else aligned
+    if gradient.shape == shape:
+        xp.copyto(out, gradient.reshape(out.shape))
+        return
+    extra = gradient.ndim - len(shape)
+    axes = (
+        *range(extra),
+        *(extra + i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1),
+    )
+    xp.copyto(out, xp.sum(gradient, axis=axes, keepdims=True, dtype=gradient.dtype).reshape(out.shape))
