@@ -22,6 +22,7 @@ from numscope.errors import (
     StackError,
     UnknownTypeError,
 )
+from numscope.gradients import GradientAccumulator, GradientStats
 from numscope.stack import WorkspaceStack
 from numscope.types import KnownType, is_known_type, known_type, register_known_type
 from numscope.workspace import Workspace, current_workspace
@@ -36,6 +37,8 @@ __all__ = [
     "BlobNotFoundError",
     "BlobTypeError",
     "DeviceUnavailableError",
+    "GradientAccumulator",
+    "GradientStats",
     "KnownType",
     "NumscopeError",
     "OperatorError",

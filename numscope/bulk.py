@@ -16,13 +16,13 @@ import numpy as np
 
 from numscope import kernels
 from numscope.blob import Blob
-from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError
+from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError, DeviceUnavailableError
 from numscope.namespace import Namespace, ancestors
 
 if TYPE_CHECKING:
     from numscope.workspace import Workspace
 
-__all__ = ["COPY", "Merging", "Names", "Plan", "merge", "merging", "select", "zero"]
+__all__ = ["COPY", "Merging", "Names", "Plan", "merge", "merging", "pieces", "select", "zero"]
 
 Names = Iterable[str] | Callable[[str], bool] | None
 
@@ -108,6 +108,18 @@ def select(workspace: Workspace, names: Names, *, tensors_only: bool = True) -> 
             )
         chosen[name] = blob
     return chosen
+
+
+def pieces(workspace: Workspace, names: Names) -> dict[np.dtype[Any], kernels.Pieces]:
+    """Return where the elements of local tensors lie, by dtype."""
+    groups: dict[np.dtype[Any], list[Blob]] = {}
+    if workspace._region.address == 0:
+        raise DeviceUnavailableError(
+            f'device {workspace.device!r} has no memory for kernels to work on; use device="cpu"'
+        )
+    for blob in select(workspace, names).values():
+        groups.setdefault(blob._value.dtype, []).append(blob)
+    return {dtype: _pieces(blobs) for dtype, blobs in groups.items()}
 
 
 def zero(workspace: Workspace, names: Names) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,18 @@ from numscope.arena import Arena, Holding
 from numscope.blob import Blob, Planned, as_shape
 from numscope.errors import BindingError, BlobNotFoundError
 from numscope.namespace import Namespace, check_name
+from numscope.segments import Place
 from numscope.types import known_dtype
 
 __all__ = ["Contents"]
 
 
-class Contents(Namespace):
+class Contents(Namespace, MutableMapping[str, Any]):
     """The values of a workspace: the mapping protocol, and tensors made in its arena."""
+
+    # A Mapping compares its items, and arrays have no truth value: a workspace is equal to itself only.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     # Where things are
 
@@ -220,6 +225,46 @@ class Contents(Namespace):
                     )
             arrays = {name: self._blobs[name]._value for name in wanted}
             return {name: None if type(a) is Planned else a for name, a in arrays.items()}
+
+    def flat(self, names: Sequence[str]) -> Any:
+        """Return the 1-D array over local tensors of one dtype that lie one behind the other.
+
+        Parameters
+        ----------
+        names : sequence of str
+            As they lie, as after `allocate`.
+
+        Returns
+        -------
+        array, shape (elements,)
+            From the first element of the first to the end of the last one's padding.
+
+        Raises
+        ------
+        BindingError
+            They do not lie so.
+        """
+        blobs = [self._blobs[name] for name in names]
+        wanted = {name: (b._value.shape, blobs[0]._value.dtype) for name, b in zip(names, blobs, strict=True)}
+        if not self._is_allocated(list(names), wanted):
+            raise BindingError(
+                f"the tensors {', '.join(names[:5])} do not lie one behind the other; allocate() them"
+            )
+        places = [b._place for b in blobs if b._place is not None and b._place.segment is not None]
+        nbytes = sum(place.nbytes for place in places)
+        whole = Place(places[0].segment, places[0].offset, nbytes) if places else Place(None, 0, 0)
+        dtype = blobs[0]._value.dtype
+        return self._region.array(whole, (nbytes // dtype.itemsize,), dtype)
+
+    def source(self, value: object, what: str) -> Any:
+        """Return an array on this workspace's device that shares memory with `value` where possible.
+
+        Raises
+        ------
+        BindingError, UnknownTypeError
+            It is on another device, or of no known type; `what` names it.
+        """
+        return self._region.device.source(value, what)
 
     def _is_allocated(self, order: list[str], wanted: Mapping[str, tuple[tuple[int, ...], Any]]) -> bool:
         """Whether local blobs of these shapes and dtypes lie one behind the other already."""

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from numscope import bulk, storage
+import numpy as np
+
+from numscope import bulk, kernels, storage
 from numscope.arena import Arena, default_arena
 from numscope.blob import Blob
 from numscope.contents import Contents
@@ -106,7 +108,7 @@ class Workspace(Contents):
         self._nets: dict[str, Any] = {}
         self._scope_sizes: dict[str, int] = {}
         self._plans: dict[object, bulk.Plan] = {}
-        self._variables: dict[str, Any] = {}
+        self._variables: dict[str, Any] = {}  # name -> VariableRecord; variables.py stands above
         if bindings is not None:
             self.add_blob_mapping(parent, bindings)
         arena.register(self)
@@ -120,6 +122,26 @@ class Workspace(Contents):
             if not isinstance(above, Workspace):
                 return here
             here = above
+
+    def variables(self, trainable: bool | None = None) -> dict[str, Any]:
+        """Return the variables that `get_variable` made in the root workspace.
+
+        Parameters
+        ----------
+        trainable : bool, optional
+            Only those that are, or are not, to be trained.
+
+        Returns
+        -------
+        dict of str to array
+            By full name, in the order in which they were made; one that is shared under two names once,
+            under the first. None instead of arrays on a device without memory.
+        """
+        names: dict[Any, str] = {}
+        for name, record in self.root._variables.items():
+            if record.is_alive and trainable in (None, record.trainable):
+                names.setdefault(record, name)
+        return {name: record.array for record, name in names.items()}
 
     # Bulk work
 
@@ -193,6 +215,23 @@ class Workspace(Contents):
         """
         with self._guard:
             bulk.merge(self, other, names, bulk.merging(op, clear), alpha)
+
+    def pieces(self, names: bulk.Names = None) -> dict[np.dtype[Any], kernels.Pieces]:
+        """Return where the elements of local tensors lie, by dtype, for `numscope.kernels.prepare`.
+
+        The addresses are valid as long as the tensors are in this workspace.
+
+        Parameters
+        ----------
+        names : iterable of str or predicate, optional
+            Which local blobs, in this order; default all that hold tensors.
+
+        Raises
+        ------
+        BlobNotFoundError, BlobTypeError
+            A name is not local, or holds no tensor.
+        """
+        return bulk.pieces(self, names)
 
     def clear(self, release: bool = True) -> None:
         """Drop every local blob and give the memory back.
