@@ -1,0 +1,205 @@
+"""Flat pieces of memory: their addresses, lengths and common dtype, and what may overlap what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["KNOWN", "OverlapError", "Pieces", "as_array", "as_dtype", "check_overlap"]
+
+KNOWN = (
+    "bool",
+    *(f"{sign}int{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("float8_e4m3fn", "float8_e5m2"),
+)
+"""Names of the dtypes the kernels know."""
+
+
+@cache
+def as_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return the NumPy dtype of a name, class or dtype that the kernels know.
+
+    Raises
+    ------
+    TypeError
+        For any other, and for a foreign byte order.
+    """
+    if isinstance(dtype, str) and dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        import ml_dtypes
+
+        dtype = getattr(ml_dtypes, dtype)
+    known: np.dtype[Any] = np.dtype(dtype)
+    if known.name not in KNOWN:
+        raise TypeError(f"dtype {known.name} is not known to the kernels: expected one of {', '.join(KNOWN)}")
+    if not known.isnative:
+        raise TypeError(
+            f"dtype {known.str} has a foreign byte order: convert it by .astype({known.name!r}) first"
+        )
+    return known
+
+
+def as_array(x: Any) -> NDArray[Any]:
+    """Return an array over the memory of any host array.
+
+    Parameters
+    ----------
+    x : array_like
+        An ndarray, or anything with ``__array_interface__`` or ``__dlpack__`` on the host; of PyTorch
+        also the types that NumPy's DLPack does not know.
+
+    Raises
+    ------
+    TypeError
+        For anything else, a known dtype included that is not `KNOWN`.
+    """
+    if not isinstance(x, np.ndarray):
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(x, torch.Tensor):
+            x = _from_torch(x, torch)
+        elif hasattr(x, "__array_interface__"):
+            x = np.asarray(x)
+        elif hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] == 1:
+            x = np.from_dlpack(x)
+        else:
+            raise TypeError(f"expected an array on the host, got {type(x).__module__}.{type(x).__qualname__}")
+    array: NDArray[Any] = x
+    as_dtype(array.dtype)
+    return array
+
+
+def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
+    if tensor.device.type != "cpu":
+        raise TypeError(f"expected a tensor on the host, got one on {tensor.device}")
+    name = str(tensor.dtype).removeprefix("torch.")
+    tensor = tensor.detach()
+    if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        words = torch.int16 if name == "bfloat16" else torch.uint8
+        array: NDArray[Any] = tensor.view(words).numpy().view(as_dtype(name))
+    else:
+        array = tensor.numpy()
+    return array
+
+
+class Pieces:
+    """Contiguous pieces of memory of one dtype; no reference to their owner is kept.
+
+    Parameters
+    ----------
+    addresses : sequence of int
+        Where each piece begins; the caller keeps the memory alive while kernels run.
+    lengths : sequence of int
+        Elements of each piece; 0 is fine.
+    dtype : dtype, str or type
+        One of `KNOWN`.
+    device : str
+        ``"cpu"`` or a CUDA device.
+    """
+
+    __slots__ = ("addresses", "device", "dtype", "lengths")
+
+    def __init__(
+        self,
+        addresses: Sequence[int] | NDArray[np.int64],
+        lengths: Sequence[int] | NDArray[np.int64],
+        dtype: Any,
+        device: str = "cpu",
+    ):
+        self.addresses = np.asarray(addresses, np.int64)
+        self.lengths = np.asarray(lengths, np.int64)
+        self.dtype = as_dtype(dtype)
+        self.device = device
+        if self.addresses.ndim != 1 or self.addresses.shape != self.lengths.shape:
+            raise ValueError(
+                f"as many addresses as lengths are expected: got shapes {self.addresses.shape} "
+                f"and {self.lengths.shape}"
+            )
+        if len(self.lengths) and self.lengths.min() < 0:
+            raise ValueError(f"lengths must not be negative, got {self.lengths.min()}")
+
+    @classmethod
+    def of(cls, arrays: Sequence[Any]) -> Pieces:
+        """Take the pieces of arrays of one dtype, each contiguous in memory.
+
+        Raises
+        ------
+        TypeError
+            For what is no host array, and for more than one dtype.
+        ValueError
+            For an array with gaps, and for an empty sequence, which has no dtype.
+        """
+        views = [as_array(array) for array in arrays]
+        if not views:
+            raise ValueError("pieces of no array have no dtype: use Pieces([], [], dtype)")
+        dtype = views[0].dtype
+        for number, view in enumerate(views):
+            if view.dtype != dtype:
+                raise TypeError(f"array {number} has dtype {view.dtype}, expected {dtype} as the first")
+            if not view.flags.forc:
+                raise ValueError(f"array {number} is not contiguous: pass np.ascontiguousarray(...) of it")
+        addresses = [view.__array_interface__["data"][0] for view in views]
+        return cls(addresses, [view.size for view in views], dtype)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """The address after each piece."""
+        return self.addresses + self.lengths * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pieces together."""
+        return int(self.lengths.sum()) * self.dtype.itemsize
+
+    def viewed_as(self, dtype: Any) -> Pieces:
+        """Return the same memory as elements of another, not longer dtype."""
+        other = as_dtype(dtype)
+        factor = self.dtype.itemsize // other.itemsize
+        return Pieces(self.addresses, self.lengths * factor, other, self.device)
+
+
+class OverlapError(ValueError):
+    """Written memory that is also read or written as something else."""
+
+
+def check_overlap(pairs: Sequence[tuple[Pieces, Pieces | None]], *, writes_source: bool = False) -> None:
+    """Refuse destinations that overlap any other piece.
+
+    A source may be exactly its own destination, unless it is written as well. Sources may overlap
+    each other.
+
+    Raises
+    ------
+    OverlapError
+    """
+    starts, ends, writes = [], [], []
+
+    def add(start: NDArray[np.int64], end: NDArray[np.int64], relevant: Any, is_written: bool) -> None:
+        relevant = relevant & (start < end)
+        starts.append(start[relevant])
+        ends.append(end[relevant])
+        writes.append(np.full(len(starts[-1]), is_written))
+
+    for destination, source in pairs:
+        start, end = destination.addresses, destination.ends
+        add(start, end, True, True)
+        if source is not None:
+            in_place = (source.addresses == start) & (source.ends == end)
+            add(source.addresses, source.ends, writes_source | ~in_place, writes_source)
+    start, end, write = (np.concatenate(parts) for parts in (starts, ends, writes))
+    order = np.argsort(start, kind="stable")
+    start, end, write = start[order], end[order], write[order]
+    reached = np.maximum.accumulate(end)[:-1]
+    written_up_to = np.maximum.accumulate(np.where(write, end, 0))[:-1]
+    if np.any((start[1:] < written_up_to) | (write[1:] & (start[1:] < reached))):
+        raise OverlapError(
+            "a piece that is written overlaps another piece: only a destination that is exactly its own "
+            "source may share memory; copy one of the two first"
+        )

@@ -1,0 +1,56 @@
+"""Name one compiled form of the elementwise kernel: plain data, known without Numba."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BLOCK", "Variant"]
+
+BLOCK = 2048
+"""Elements in one block of the statistics, and the unit in which work is cut between threads."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Describe ``destination = add * destination + alpha * source`` down to what the compiler must know.
+
+    Parameters
+    ----------
+    destination, source : str
+        How the elements are stored: ``"float16"``, ``"float16_bits"`` (the same words, converted
+        by integer arithmetic where the processor has no instruction for it), ``"bfloat16"``,
+        ``"float32"``, ``"float64"``, ``"float8_e4m3fn"`` or ``"float8_e5m2"``.
+    write : bool
+        Write the destination; otherwise the source is only read, and measured.
+    add : bool
+        Read the destination and add to it; otherwise it is overwritten unread.
+    measure : bool
+        Gather the statistics of what is written (of the source where nothing is).
+    zero_source : bool
+        Leave zeros behind in the source.
+    streaming : bool
+        Write the destination past the caches.
+    rounding : str
+        Into bfloat16: ``"nearest"``, ``"stochastic"`` or ``"compensated"``.
+    """
+
+    destination: str
+    source: str
+    write: bool = True
+    add: bool = False
+    measure: bool = False
+    zero_source: bool = False
+    streaming: bool = False
+    rounding: str = "nearest"
+
+    @property
+    def compute(self) -> str:
+        """The type in which the arithmetic is done: float64 as soon as one side is."""
+        return "float64" if "float64" in (self.destination, self.source) else "float32"
+
+    @property
+    def key(self) -> str:
+        """A file name that no other variant has."""
+        names = ("write", "add", "measure", "zero_source", "streaming")
+        flags = [name for name in names if getattr(self, name)]
+        return "-".join([self.destination, self.source, *flags, self.rounding])
