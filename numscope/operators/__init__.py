@@ -1,5 +1,6 @@
 """Operators and nets: what runs in workspaces, with control flow and generated gradients."""
 
+from numscope.operators.builders import Do, If, While
 from numscope.operators.comparison import AndOp, EQOp, GEOp, GTOp, LEOp, LTOp, NotOp, OrOp
 from numscope.operators.control import IfOp, WhileOp
 from numscope.operators.definition import Net, Operator
@@ -31,13 +32,13 @@ from numscope.workspace import set_builder
 
 __all__ = [
     "AccumulateOp", "AddOp", "AndOp", "Argument", "AveragedLossOp", "BuiltNet", "CastOp", "CompiledOperator",
-    "ConcatOp", "ConstantFillOp", "CopyOnDeviceLikeOp", "CopyOp", "CreateScopeOp", "DoOp", "EQOp", "ExpOp",
+    "ConcatOp", "ConstantFillOp", "CopyOnDeviceLikeOp", "CopyOp", "CreateScopeOp", "Do", "DoOp", "EQOp", "ExpOp",
     "FCOp", "FreeOp", "GEOp", "GTOp", "GatherOp", "GivenTensorFillOp", "GivenTensorInt64FillOp",
-    "GradientContext", "HasScopeOp", "IfOp", "LEOp", "LTOp", "LogOp", "MatMulOp", "MulOp", "NegOp", "Net",
+    "GradientContext", "HasScopeOp", "If", "IfOp", "LEOp", "LTOp", "LogOp", "MatMulOp", "MulOp", "NegOp", "Net",
     "NotOp", "Operator",
     "OrOp", "PowOp", "ReluOp", "ReshapeOp", "ScaleOp", "SigmoidOp", "SliceOp",
     "SoftmaxWithLossOp", "SplitOp", "SquaredL2DistanceOp", "StopGradientOp", "SubOp", "SumElementsOp", "SumOp",
-    "TanhOp", "WeightedSumOp", "WhileOp", "build", "gradient", "register_operator",
+    "TanhOp", "WeightedSumOp", "While", "WhileOp", "build", "gradient", "register_operator",
 ]  # fmt: skip
 
 set_builder(build)
