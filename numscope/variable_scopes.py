@@ -210,10 +210,9 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
     Raises
     ------
     BindingError
-        There is neither a name nor a default name, it breaks the rule for names, `reuse` is none of the
-        four values, or is given without a name.
+        A name breaks the rule for names; `reuse` is none of the four values, or is given without a name.
     BlobTypeError
-        An argument is of another type.
+        There is neither a name nor a default name, or an argument is of another type.
     StackError
         As for `name_scope`.
 
