@@ -20,44 +20,35 @@ import numpy as np
 from numba import njit, prange, types
 
 from . import cache as disk
-from .floats import (
+from .intrinsics import (
+    LEAF,
     VariantType,
-    add_squares,
-    adds,
     call,
     count_nonfinite,
     destination_size,
+    end_block,
+    extra_size,
     fence,
     first_lanes,
-    fused_multiply_add,
     infinity,
-    keep,
+    keeps_blocks,
     largest_magnitude,
-    load_destination,
     load_int64,
-    load_source,
     measures,
     move,
-    multiply,
-    narrow,
-    no_magnitude,
-    no_squares,
-    prefetch,
+    nothing_found,
+    prefetch_source,
     set_zero,
     source_size,
-    splat,
-    store,
-    store_float64,
+    spread,
+    step,
     store_int64,
-    store_zeros,
+    stream_copy,
+    stream_zero,
     streams,
-    sum_squares,
     tune,
-    update_magnitude,
-    widen,
     width,
     writes,
-    zeroes_source,
 )
 from .machine import get_num_threads
 from .plan import Plan, Stats, count_launch
@@ -73,110 +64,82 @@ _TREE = 1024  # sums side by side when the blocks' sums are added
 # --- leaves --------------------------------------------------------------------------------------
 
 
-@njit(inline="always")
-def _step(variant, destination, source, alpha, mask, sums, largest):
-    """Handle one vector."""
-    vector = load_source(variant, source, mask)
-    if adds(variant):
-        vector = fused_multiply_add(alpha, vector, load_destination(variant, destination, mask))
-    elif writes(variant):
-        vector = multiply(alpha, vector)
-    if zeroes_source(variant):
-        store_zeros(variant, source, mask)
-    if writes(variant):
-        words = narrow(variant, vector)
-        store(variant, destination, words, mask)
-        vector = widen(variant, words)
-    if measures(variant):
-        vector = keep(vector, mask)
-        sums = add_squares(sums, vector)
-        largest = update_magnitude(largest, vector)
-    return sums, largest
-
-
-def blend(variant, destination, source, count, alpha, extra, partials, results):
+def blend(variant, destination, source, count, alpha, extra, seed, partials, results):
     """Compute ``destination = add * destination + alpha * source`` over one run, as the variant says.
 
     The sum of squares of each block goes to `partials`, the largest magnitude (as the bits of a
     float of the arithmetic's type) and the number of nonfinite elements to `results`.
     """
     tune(variant)
-    step = width(variant)
-    to, of = destination_size(variant), source_size(variant)
-    coefficient = splat(variant, alpha)
-    largest = no_magnitude(variant)
-    done = 0
-    while done < count:
+    lanes = width(variant)
+    to, of, more = destination_size(variant), source_size(variant), extra_size(variant)
+    factor = spread(variant, alpha)
+    found = nothing_found(variant)
+    i = 0
+    while i < count:
         stop = count
         if measures(variant):
-            stop = min(count, done + BLOCK)
-        elif streams(variant) and done == 0:  # first the elements before a multiple of 64 bytes
-            head = -destination % 64 // to
+            stop = min(count, i + BLOCK)
+        elif streams(variant) and not keeps_blocks(variant) and i == 0:
+            head = -destination % 64 // to  # the elements before the first whole cache line
             stop = head if 0 < head < count else count
-        sums = no_squares()
-        while done + step <= stop:
+        while i + lanes <= stop:
             if streams(variant):
-                prefetch(variant, source + of * done + _AHEAD)
-            sums, largest = _step(
-                variant, destination + to * done, source + of * done, coefficient, None, sums, largest
+                prefetch_source(variant, source + of * i + _AHEAD)
+            found = step(
+                variant, destination + to * i, source + of * i, extra + more * i, seed, factor, None, found
             )
-            done += step
-        if done < stop:
-            mask = first_lanes(variant, stop - done)
-            sums, largest = _step(
-                variant, destination + to * done, source + of * done, coefficient, mask, sums, largest
+            i += lanes
+        if i < stop:
+            mask = first_lanes(variant, stop - i)
+            found = step(
+                variant, destination + to * i, source + of * i, extra + more * i, seed, factor, mask, found
             )
-            done = stop
+            i = stop
         if measures(variant):
-            store_float64(partials, sum_squares(sums))
+            found = end_block(variant, found, partials)
             partials += 8
     if measures(variant):
-        magnitude = largest_magnitude(largest)
+        magnitude = largest_magnitude(found)
         if magnitude > load_int64(results + 8):
             store_int64(results + 8, magnitude)
         if magnitude >= infinity(variant):
             measured = destination if writes(variant) else source
-            found = 0
-            done = 0
-            while done < count:
-                mask = first_lanes(variant, count - done)
-                found += count_nonfinite(variant, load_destination(variant, measured + to * done, mask))
-                done += step
-            store_int64(results, load_int64(results) + found)
+            nonfinite = load_int64(results)
+            for i in range(0, count, lanes):
+                mask = first_lanes(variant, count - i)
+                nonfinite += count_nonfinite(variant, measured + to * i, extra + more * i, mask)
+            store_int64(results, nonfinite)
 
 
-def zero(variant, destination, source, count, alpha, extra, partials, results):
+def zero(variant, destination, source, count, alpha, extra, seed, partials, results):
     """Fill `count` bytes with zeros."""
     stop = destination + count
-    if streams(variant) and count >= 128:
-        head = -destination % 64
-        set_zero(destination, head)
-        destination += head
-        words = narrow(variant, splat(variant, 0.0))
+    if streams(variant) and count >= 512:
+        set_zero(destination, -destination % 64)
+        destination += -destination % 64
         while destination + 256 <= stop:
-            store(variant, destination, words, None)
+            stream_zero(destination)
             destination += 256
     set_zero(destination, stop - destination)
 
 
-def copy(variant, destination, source, count, alpha, extra, partials, results):
+def copy(variant, destination, source, count, alpha, extra, seed, partials, results):
     """Copy `count` bytes that do not overlap."""
-    if streams(variant) and count >= 128:
+    if streams(variant) and count >= 512:
         head = -destination % 64
         move(destination, source, head)
         destination += head
         source += head
         count -= head
         while count >= 256:
-            prefetch(variant, source + _AHEAD)
-            store(variant, destination, narrow(variant, load_source(variant, source, None)), None)
+            stream_copy(destination, source, _AHEAD)
             destination += 256
             source += 256
             count -= 256
     move(destination, source, count)
 
 
-_LEAF_ARGUMENTS = (*[types.intp] * 3, types.float64, *[types.intp] * 3)
 _compiling = threading.Lock()
 
 
@@ -185,7 +148,7 @@ def _compiled(function: Any, variant: Variant) -> Any:
     """Compile a leaf, or load it from the disk cache."""
     with _compiling, disk.directory(f"{function.__name__}-{variant.key}") as cached:
         dispatcher = njit(cache=cached, nogil=True)(function)
-        signature = (VariantType(variant), *_LEAF_ARGUMENTS)
+        signature = (VariantType(variant), *LEAF.args)
         dispatcher.compile(signature)
     return dispatcher.overloads[signature]
 
@@ -201,7 +164,7 @@ def leaf(function: Any, variant: Variant) -> int:
 
 
 @njit(inline="always")
-def _walk(leaf, table, first, last, sizes, alpha, partials, results):
+def _walk(leaf, table, first, last, sizes, alpha, seed, partials, results):
     """Call the leaf for each run between two cuts of the table; a cut is a row and an element in it."""
     row, begin = first
     last_row, last_element = last
@@ -215,6 +178,7 @@ def _walk(leaf, table, first, last, sizes, alpha, partials, results):
                 end - begin,
                 alpha,
                 table[row, EXTRA] + begin * sizes[2],
+                seed,
                 partials + 8 * (table[row, PARTIAL] + begin // BLOCK),
                 results,
             )
@@ -242,7 +206,7 @@ def _add_up(partials):
     return sums[0]
 
 
-def launch(leaf, table, cuts, sizes, alpha, partials, results):
+def launch(leaf, table, cuts, sizes, alpha, seed, partials, results):
     """Run a leaf over a table on this thread; return the sum of squares.
 
     Parameters
@@ -255,6 +219,7 @@ def launch(leaf, table, cuts, sizes, alpha, partials, results):
     sizes : int64 array, shape (3,)
         Bytes of an element of destination and source, and what an element adds to the extra.
     alpha : float
+    seed : int
     partials : float64 array, shape (blocks,)
     results : int64 array, shape (workers, 8)
         Nonfinite elements and largest magnitude, for each worker on a cache line of its own.
@@ -267,13 +232,14 @@ def launch(leaf, table, cuts, sizes, alpha, partials, results):
             (cuts[worker + 1, 0], cuts[worker + 1, 1]),
             (sizes[0], sizes[1], sizes[2]),
             alpha,
+            seed,
             partials.ctypes.data,
             results[worker].ctypes.data,
         )
     return _add_up(partials) if len(partials) > 0 else 0.0
 
 
-def launch_parallel(leaf, table, cuts, sizes, alpha, partials, results):
+def launch_parallel(leaf, table, cuts, sizes, alpha, seed, partials, results):
     """Do what `launch` does with one thread for each worker."""
     for worker in prange(len(cuts) - 1):
         _walk(
@@ -283,6 +249,7 @@ def launch_parallel(leaf, table, cuts, sizes, alpha, partials, results):
             (cuts[worker + 1, 0], cuts[worker + 1, 1]),
             (sizes[0], sizes[1], sizes[2]),
             alpha,
+            seed,
             partials.ctypes.data,
             results[worker].ctypes.data,
         )
@@ -296,6 +263,7 @@ _LAUNCH = types.float64(
     _INT64_TABLE,
     types.Array(types.int64, 1, "C"),
     types.float64,
+    types.int64,
     types.Array(types.float64, 1, "C"),
     _INT64_TABLE,
 )
@@ -377,7 +345,7 @@ class Prepared:
             variant = replace(variant, streaming=False)
         self._leaf = leaf(_LEAVES[plan.kernel], variant)
         self._moves_bytes = plan.kernel != "blend"
-        self._sizes = np.array([destination.dtype.itemsize, source.dtype.itemsize, plan.extra_step])
+        self._sizes = np.array([destination.dtype.itemsize, source.dtype.itemsize, variant.extra_size])
         rows = np.flatnonzero(destination.lengths)
         lengths = destination.lengths[rows]
         self._table = table = np.zeros((len(rows), 5), np.int64)
@@ -416,7 +384,7 @@ class Prepared:
             self._cuts[worker] = row, inside // unit * unit
         self._results = np.zeros((workers, 8), np.int64)
 
-    def __call__(self, alpha: float = 1.0) -> Stats | None:
+    def __call__(self, alpha: float = 1.0, seed: int = 0) -> Stats | None:
         """Run the kernel once."""
         if self._threads != get_num_threads():
             self._cut()
@@ -425,13 +393,20 @@ class Prepared:
             if self._moves_bytes and alpha != 1.0:
                 raise ValueError(f"alpha must be 1 where bytes are moved, got {alpha!r}")
             self._launch(
-                self._leaf, self._table, self._cuts, self._sizes, float(alpha), _NO_PARTIALS, self._results
+                self._leaf,
+                self._table,
+                self._cuts,
+                self._sizes,
+                float(alpha),
+                seed,
+                _NO_PARTIALS,
+                self._results,
             )
             return None
         results = np.zeros_like(self._results)
         partials = np.empty(self._partials)
         total = self._launch(
-            self._leaf, self._table, self._cuts, self._sizes, float(alpha), partials, results
+            self._leaf, self._table, self._cuts, self._sizes, float(alpha), seed, partials, results
         )
         largest = self._finish(int(results[:, 1].max()))
         nonfinite = int(results[:, 0].sum())
@@ -441,9 +416,9 @@ class Prepared:
 def _can_stream(plan: Plan) -> bool:
     """Tell whether every run can be brought to a multiple of 64 bytes, which streaming stores need.
 
-    The first block of a run that is measured must begin with lane 0: it cannot give up its head.
+    Where the place of an element in its vector counts, a run cannot give up its head.
     """
-    unit = 64 if plan.variant.measure else plan.destination.dtype.itemsize
+    unit = 64 if plan.variant.keeps_blocks else plan.destination.dtype.itemsize
     return not np.any(plan.destination.addresses % unit)
 
 

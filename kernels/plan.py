@@ -54,7 +54,7 @@ class Stats(NamedTuple):
 class Prepared(Protocol):
     """A plan bound to a device: call it as often as its memory lives."""
 
-    def __call__(self, alpha: float = 1.0) -> Stats | None:
+    def __call__(self, alpha: float = 1.0, seed: int = 0) -> Stats | None:
         """Run the kernel once; return the statistics where the plan measures."""
 
 
@@ -69,10 +69,9 @@ class Plan:
     variant : Variant
     destination, source : Pieces
         As many pieces of equal lengths; of bytes for the kernels that move bytes.
-    extra : int64 array, shape (pieces,)
-        What else the rounding needs of each piece: where its remainders are, or its first counter.
-    extra_step : int
-        What one element adds to `extra`.
+    extra : int64 array, shape (pieces,), optional
+        What else the variant needs of each piece: where its second plane begins, or the number of
+        its first element.
     """
 
     kernel: str
@@ -80,7 +79,6 @@ class Plan:
     destination: Pieces
     source: Pieces
     extra: NDArray[np.int64] | None = None
-    extra_step: int = 0
 
 
 _launches = itertools.count()

@@ -19,6 +19,7 @@ class Variant:
     destination, source : str
         How the elements are stored: ``"float16"``, ``"float16_bits"`` (the same words, converted
         by integer arithmetic where the processor has no instruction for it), ``"bfloat16"``,
+        ``"bfloat16_split"`` (bfloat16, and what rounding cut off in a second plane of words),
         ``"float32"``, ``"float64"``, ``"float8_e4m3fn"`` or ``"float8_e5m2"``.
     write : bool
         Write the destination; otherwise the source is only read, and measured.
@@ -31,7 +32,7 @@ class Variant:
     streaming : bool
         Write the destination past the caches.
     rounding : str
-        Into bfloat16: ``"nearest"``, ``"stochastic"`` or ``"compensated"``.
+        ``"nearest"`` or, into bfloat16, ``"stochastic"``.
     """
 
     destination: str
@@ -47,6 +48,16 @@ class Variant:
     def compute(self) -> str:
         """The type in which the arithmetic is done: float64 as soon as one side is."""
         return "float64" if "float64" in (self.destination, self.source) else "float32"
+
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether the place of an element in its vector is part of the result."""
+        return self.measure or self.rounding == "stochastic"
+
+    @property
+    def extra_size(self) -> int:
+        """What one element adds to the extra: bytes of the second plane, or 1 to its number."""
+        return 2 if "bfloat16_split" in (self.destination, self.source) else 1
 
     @property
     def key(self) -> str:
