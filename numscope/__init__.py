@@ -23,11 +23,27 @@ from numscope.errors import (
     UnknownTypeError,
 )
 from numscope.gradients import GradientAccumulator, GradientStats
+from numscope.kernels import get_num_threads, set_num_threads
+from numscope.operators import (
+    CreateScopeOp,
+    DoOp,
+    HasScopeOp,
+    IfOp,
+    Net,
+    Operator,
+    WhileOp,
+    gradient,
+    register_operator,
+)
+from numscope.scopes import device_scope, name_scope, scoped_name
 from numscope.stack import WorkspaceStack
 from numscope.types import KnownType, is_known_type, known_type, register_known_type
+from numscope.variable_scopes import AUTO_REUSE, VariableScope, get_variable_scope, variable_scope
+from numscope.variables import get_variable, share_variables
 from numscope.workspace import Workspace, current_workspace
 
 __all__ = [
+    "AUTO_REUSE",
     "AccumulationError",
     "Arena",
     "ArenaExhausted",
@@ -36,20 +52,39 @@ __all__ = [
     "Blob",
     "BlobNotFoundError",
     "BlobTypeError",
+    "CreateScopeOp",
     "DeviceUnavailableError",
+    "DoOp",
     "GradientAccumulator",
     "GradientStats",
+    "HasScopeOp",
+    "IfOp",
     "KnownType",
+    "Net",
     "NumscopeError",
+    "Operator",
     "OperatorError",
     "StackError",
     "UnknownTypeError",
+    "VariableScope",
+    "WhileOp",
     "Workspace",
     "WorkspaceStack",
     "current_workspace",
     "default_arena",
+    "device_scope",
+    "get_num_threads",
+    "get_variable",
+    "get_variable_scope",
+    "gradient",
     "is_known_type",
     "known_type",
+    "name_scope",
     "register_known_type",
+    "register_operator",
+    "scoped_name",
     "set_default_arena",
+    "set_num_threads",
+    "share_variables",
+    "variable_scope",
 ]

@@ -47,6 +47,7 @@ def as_shape(shape: int | Sequence[int], itemsize: int) -> tuple[int, ...]:
     BlobTypeError
         It is no shape.
     """
+    lengths: tuple[int, ...]
     try:
         lengths = (operator.index(shape),)  # type: ignore[arg-type]
     except TypeError:

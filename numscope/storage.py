@@ -112,7 +112,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     with open(path, "rb") as file:
         content = file.read()
     try:
-        tensors = deserialize(content)
+        tensors = deserialize(content)  # type: ignore[no-untyped-call]
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError) as error:
         raise BindingError(

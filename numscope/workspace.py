@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -23,6 +24,7 @@ from numscope.errors import (
     StackError,
 )
 from numscope.region import Region
+from numscope.scopes import current_device
 from numscope.segments import Place
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Workspace(Contents):
     arena : Arena, optional
         Where tensors are put. Default: the parent's, or the default arena of `device`.
     device : str, optional
-        Device of the default arena to use: ``"cpu"`` if nothing else is said.
+        Device of the default arena to use: by default the `device_scope`'s, else ``"cpu"``.
     name : str, default "workspace"
         For errors and pictures.
 
@@ -109,19 +111,25 @@ class Workspace(Contents):
         self._scope_sizes: dict[str, int] = {}
         self._plans: dict[object, bulk.Plan] = {}
         self._variables: dict[str, Any] = {}  # name -> VariableRecord; variables.py stands above
+        self._above = None if parent is None else weakref.ref(parent)
         if bindings is not None:
             self.add_blob_mapping(parent, bindings)
+            if self._parents is not None and parent is not None and parent not in self._parents:
+                self._parents.append(parent)  # also when there is nothing to bind
         arena.register(self)
 
     @property
     def root(self) -> Workspace:
-        """The workspace at the end of the shared parents; of bound workspaces, the parent's root."""
+        """The workspace that has no parent, where variables live: of a child or frame, its parent's root."""
         here: Workspace = self
-        while True:
-            above = here._shared or next((t[0]() for t in here._forwarded.values()), None)
-            if not isinstance(above, Workspace):
-                return here
+        while here._above is not None:
+            above = here._above()
+            if above is None:
+                raise StackError(
+                    f"the parent of workspace {here._name!r} no longer exists; keep it as long as its frames"
+                )
             here = above
+        return here
 
     def variables(self, trainable: bool | None = None) -> dict[str, Any]:
         """Return the variables that `get_variable` made in the root workspace.
@@ -409,7 +417,7 @@ def _choose_arena(parent: Workspace | None, arena: Arena | None, device: str | N
             raise BindingError("a child lives in its parent's arena: pass a parent or an arena, not both")
         arena = parent.arena
     if arena is None:
-        return default_arena(device if device is not None else "cpu")
+        return default_arena(device or current_device() or "cpu")
     if device is not None and resolve_device(device).name != arena.device:
         raise BindingError(f"the arena is on {arena.device}, got device={device!r}; leave device out")
     return arena

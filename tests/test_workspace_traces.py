@@ -14,6 +14,8 @@ import numscope as ns
 TRACES = Path(__file__).parent / "data" / "workspace_traces.json.gz"
 
 # Caffe2's words for a kind of error -> ours, where theirs say nothing.
+# Caffe2 goes through several bindings in hash order: which one fails first is not defined.
+BINDING_ERRORS = ("Redefinition of blob", "Invalid parent workspace blob")
 ERRORS = {"from_blob is null": "is forwarded to .*, which does not exist"}
 
 
@@ -40,7 +42,9 @@ class Replay:
 
     def call(self, step):
         kind = step["do"]
-        workspace = self.workspaces[step["ws"]] if kind not in ("push", "pop", "reuse") and "ws" in step else None
+        workspace = (
+            self.workspaces[step["ws"]] if kind not in ("push", "pop", "reuse") and "ws" in step else None
+        )
         parent = self.workspaces[step["parent"]] if "parent" in step else None
         match kind:
             case "push":
@@ -91,7 +95,10 @@ def test_workspaces_and_stacks_do_what_caffe2_does(part):
         for i, step in enumerate(script["steps"]):
             where = f"script {script['seed']}, step {i}: {step}"
             if "err" in step:
-                with pytest.raises(ns.NumscopeError, match=ERRORS.get(step["err"], step["err"])):
+                kind = ERRORS.get(step["err"], step["err"])
+                if len(step.get("map", ())) > 1 and kind in BINDING_ERRORS:
+                    kind = "|".join(BINDING_ERRORS)
+                with pytest.raises(ns.NumscopeError, match=kind):
                     replay.call(step)
             else:
                 value = replay.call(step)

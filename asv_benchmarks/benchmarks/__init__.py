@@ -1,0 +1,1 @@
+"""Benchmarks of numscope for asv; see the README for the commands."""

@@ -1,0 +1,95 @@
+"""Imports go one way: each module knows only those that stand before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GUESTS = {"torch", "jax"}
+
+# From the bottom up. A package stands for all of its modules.
+ORDER = [
+    "kernels",
+    "errors",
+    "exclusive",
+    "sizes",
+    "ranges",
+    "scopes",
+    "types",
+    "arrays",
+    "storage",
+    "device",
+    "segments",
+    "arena",
+    "region",
+    "blob",
+    "namespace",
+    "bulk",
+    "contents",
+    "workspace",
+    "stack",
+    "variable_scopes",
+    "initializers",
+    "variables",
+    "operators",
+    "gradients",
+    "interop",
+    "datasets",
+    "optimizers",
+    "training",
+    "reporting",
+    "benchmark",
+    "cli",
+    "__main__",
+]
+
+
+def modules():
+    for path in sorted([*ROOT.glob("numscope/**/*.py"), *ROOT.glob("kernels/*.py")]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if "__pycache__" not in parts and path != ROOT / "numscope" / "__init__.py":
+            yield parts, path
+
+
+def imports(path):
+    """Yield the dotted names that a module imports, but for those that only the type checker sees."""
+    waiting = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names if base == "numscope")
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize(("parts", "path"), [pytest.param(p, f, id="/".join(p)) for p, f in modules()])
+def test_a_module_imports_only_what_stands_below_it(parts, path):
+    room = "kernels" if parts[0] == "kernels" else parts[1]
+    assert room in ORDER, f"{path.name} has no place in the order of layers: give it one"
+    for name in imports(path):
+        words = name.split(".")
+        if room == "kernels":
+            assert words[0] != "numscope", f"kernels know nothing of numscope: {name}"
+        elif words[0] == "numscope" and len(words) > 1 and words[1] != room:
+            assert words[1] in ORDER, name
+            assert ORDER.index(words[1]) < ORDER.index(room), (
+                f"{path.name} imports {name}, which stands above"
+            )
+
+
+@pytest.mark.parametrize(("parts", "path"), [pytest.param(p, f, id="/".join(p)) for p, f in modules()])
+def test_guests_and_compilers_are_imported_in_their_rooms_only(parts, path):
+    for name in imports(path):
+        if name.split(".")[0] in GUESTS:
+            assert "interop" in parts or parts[-1] == "benchmark", f"{path.name} imports {name}"
+        if name.split(".")[0] in ("numba", "llvmlite"):
+            assert parts[0] == "kernels", f"{path.name} imports {name}"
+        if name.startswith(("numba.cuda", "cuda.")):
+            assert parts[-1].startswith("cuda"), f"{path.name} imports {name}"

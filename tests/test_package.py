@@ -1,0 +1,56 @@
+"""What is public, what an import costs, and what a wheel holds."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numscope as ns
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_public_names_are_sorted_and_exist():
+    assert ns.__all__ == sorted(ns.__all__)
+    for name in ns.__all__:
+        assert getattr(ns, name) is not None
+
+
+def test_public_names_are_documented():
+    for name in ns.__all__:
+        value = getattr(ns, name)
+        if callable(value):
+            assert value.__doc__, f"{name} has no docstring"
+
+
+def test_all_errors_are_numscope_errors_and_built_in_ones():
+    built_in = {
+        "AccumulationError": RuntimeError,
+        "ArenaExhausted": MemoryError,
+        "BindingError": ValueError,
+        "BlobNotFoundError": KeyError,
+        "BlobTypeError": TypeError,
+        "DeviceUnavailableError": RuntimeError,
+        "OperatorError": RuntimeError,
+        "StackError": RuntimeError,
+        "UnknownTypeError": TypeError,
+    }
+    for name, base in built_in.items():
+        assert issubclass(getattr(ns, name), ns.NumscopeError)
+        assert issubclass(getattr(ns, name), base)
+
+
+def test_import_is_light():
+    heavy = ["numba", "llvmlite", "cupy", "mpi4py", "torch", "jax", "rich", "safetensors", "matplotlib"]
+    script = f"import sys, numscope, numscope.kernels; print([m for m in {heavy} if m in sys.modules])"
+    # -c, isolated: the test run itself has imported them.
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_subpackage_is_in_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {"numscope.kernels"}
+    for init in ROOT.glob("numscope/**/__init__.py"):
+        found.add(".".join(init.parent.relative_to(ROOT).parts))
+    assert set(listed) == found
