@@ -1,0 +1,7 @@
+"""``python -m numscope`` is the command line."""
+
+import sys
+
+from numscope.cli import main
+
+sys.exit(main())

@@ -1,0 +1,312 @@
+"""The command line. Nothing else imports it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numscope import datasets, kernels
+from numscope.errors import NumscopeError
+from numscope.optimizers import OPTIMIZERS
+from numscope.training import Settings, Training
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["main"]
+
+FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
+STDOUT = "-"
+
+RUN_HELP = f"""Train a classifier, a multi-layer perceptron, on real data. Gradients are accumulated over
+micro-batches whose activations live in arena scopes.
+
+DATA is a file with features, one row for each example, and one label a row; every fifth example is kept for
+the test. Features are standardised.
+  .npz, .safetensors  one array of numbers named {", ".join(datasets.FEATURE_NAMES)}, shape (examples, ...),
+                      and one of labels named {", ".join(datasets.LABEL_NAMES)},
+                      shape (examples,): whole numbers, or text in an .npz
+  .csv                one example a line: numbers, and a label (a whole number or text) in the column with
+                      one of these headings, else in the last one; headings are optional
+Without DATA: {datasets.DIGITS_SOURCE} (1,797 images of 8x8 pixels)."""
+
+EPILOG = "Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted (Ctrl-C)."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    int
+        The exit status. Wrong arguments raise SystemExit, as argparse does.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        kernels.get_num_threads()
+    except ValueError as error:  # of the environment variable
+        parser.error(str(error))
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        print(f"numscope {options.name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (NumscopeError, OSError, MemoryError) as error:
+        print(f"numscope {options.name}: error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="numscope",
+        description="Scopes of small tensors in one preallocated arena, with exact gradient accumulation.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"numscope {metadata.version('numscope')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands)
+    info = commands.add_parser(
+        "info",
+        help="show versions, processor, threads, arenas and devices",
+        description="Show versions, processor features, threads, arenas and devices.",
+        epilog=EPILOG,
+    )
+    _add_json(info)
+    info.set_defaults(command=_info, name="info")
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    defaults = Settings()
+    run = commands.add_parser(
+        "run",
+        help="train a classifier with accumulated gradients",
+        description=RUN_HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("data", metavar="DATA", nargs="?", help="default: the handwritten digits")
+    add = run.add_argument
+    add("--device", type=_device, default=defaults.device, help="auto, cpu or cuda (default: %(default)s)")
+    add(
+        "--micro-batch",
+        type=_count,
+        default=defaults.micro_batch,
+        metavar="N",
+        help="examples in a micro-batch (default: %(default)s)",
+    )
+    add(
+        "--accumulate",
+        type=_count,
+        default=defaults.accumulate,
+        metavar="N",
+        help="micro-batches in a step (default: %(default)s)",
+    )
+    add("--steps", type=_count, default=defaults.steps, metavar="N", help="default: %(default)s")
+    rates = ", ".join(f"{kind.default_lr:g} for {name}" for name, kind in OPTIMIZERS.items())
+    add("--lr", type=_positive, metavar="RATE", help=f"learning rate (default: {rates})")
+    widths = ",".join(map(str, defaults.hidden))
+    add(
+        "--hidden",
+        type=_widths,
+        default=defaults.hidden,
+        metavar="N[,N...]",
+        help=f"widths of the hidden layers (default: {widths})",
+    )
+    add(
+        "--optimizer",
+        choices=sorted(OPTIMIZERS),
+        default=defaults.optimizer,
+        help="sgd is with momentum (default: %(default)s)",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default=defaults.dtype,
+        help="of a micro-batch's gradients, which are summed in float32 (default: %(default)s)",
+    )
+    add(
+        "--max-norm",
+        type=_positive,
+        default=defaults.max_norm,
+        metavar="NORM",
+        help="clip the gradient to this L2 norm (default: %(default)s)",
+    )
+    add("--seed", type=_seed, default=defaults.seed, metavar="N", help="default: %(default)s")
+    add(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="write the parameters to this safetensors file; also what an interrupted run came to",
+    )
+    _add_json(run)
+    run.set_defaults(command=_run, name="run")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        type=_json_target,
+        metavar="FILE",
+        help="write the results as JSON; without FILE to standard output, and nothing else there",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from numscope.reporting import ProgressView, as_json, report_table, report_values
+
+    for target in (options.save, options.json):
+        if target is not None and target != STDOUT:
+            _check_writable(Path(target))
+    settings = Settings(
+        device=options.device,
+        micro_batch=options.micro_batch,
+        accumulate=options.accumulate,
+        steps=options.steps,
+        lr=options.lr,
+        hidden=options.hidden,
+        optimizer=options.optimizer,
+        dtype=options.dtype,
+        max_norm=options.max_norm,
+        seed=options.seed,
+    )
+    dataset = datasets.load(options.data, settings.seed) if options.data else datasets.digits(settings.seed)
+    console = _console(options.json)
+    training = Training(dataset, settings)
+    with ProgressView(console, settings.steps) as progress, _stop_on_interrupt() as stop:
+        for step in training.steps():
+            progress.show(step)
+            if stop.is_set():
+                break
+    stopped = stop.is_set()
+    report = training.report()
+    if options.save is not None:
+        training.save(options.save)
+    shown = (report, dataset, settings, training.device, stopped)
+    if options.json is not None:
+        _write_json(options.json, as_json(report_values(*shown)))
+    console.print(report_table(*shown))
+    return INTERRUPTED if stopped else 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from numscope.inventory import take_inventory
+    from numscope.reporting import as_json, values_table
+
+    if options.json not in (None, STDOUT):
+        _check_writable(Path(options.json))
+    values = take_inventory()
+    if options.json is not None:
+        _write_json(options.json, as_json(values))
+    if options.json != STDOUT:
+        _console(options.json).print(values_table("numscope info", values))
+    return 0
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """Set an event at the first Ctrl-C, so that the step under way is finished; the second one raises."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield event
+        return
+
+    def stop(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _console(json_target: str | None) -> Console:
+    """Return where people read: standard error where standard output is JSON's."""
+    from rich.console import Console
+
+    return Console(stderr=json_target == STDOUT)
+
+
+def _write_json(target: str, text: str) -> None:
+    if target == STDOUT:
+        print(text, flush=True)
+    else:
+        Path(target).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_writable(path: Path) -> None:
+    """Raise an OSError now rather than after the training."""
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder, expected the name of a file to write")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{str(path)!r} cannot be written: there is no folder {str(folder)!r}; make it"
+        )
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{str(path)!r} cannot be written: {str(folder)!r} is read-only for you")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(_count(part.strip()) for part in text.split(","))
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")
+    return text
+
+
+def _json_target(text: str) -> str:
+    if Path(text).suffix.lower() in datasets.SUFFIXES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has the suffix of a DATA file and would be overwritten; put DATA before --json"
+        )
+    return text

@@ -1,0 +1,87 @@
+"""What there is: versions, processor, threads, arenas, devices."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from numscope import kernels
+from numscope.arena import default_arena
+from numscope.device import resolve_device
+from numscope.errors import DeviceUnavailableError
+
+__all__ = ["take_inventory"]
+
+PACKAGES = ("numpy", "numba", "ml_dtypes", "safetensors", "rich", "numba-cuda", "mpi4py", "torch", "jax")
+CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
+# What the compiled kernels gain from, as Linux spells it on x86-64 and aarch64.
+FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16")
+FEATURES += ("asimd", "asimdhp", "sve", "sve2", "bf16")
+
+
+def take_inventory() -> dict[str, Any]:
+    """Return what `numscope info` shows, as plain values. No package is imported for it."""
+    return {
+        "versions": _versions(),
+        "system": {"platform": platform.platform(), "huge_pages": _huge_pages()},
+        "processor": _processor(),
+        "threads": {"processors": _available(), "kernels": kernels.get_num_threads()},
+        "default_arena": asdict(default_arena("cpu").stats()),
+        "devices": {name: _state(name) for name in ("cpu", "cuda", "null")},
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"numscope": _version("numscope"), "python": platform.python_version()}
+    versions |= {name: _version(name) for name in PACKAGES}
+    found = [name for name in CUPY if _version(name) != "not installed"]
+    versions["cupy"] = f"{_version(found[0])} ({found[0]})" if found else "not installed"
+    return versions
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> dict[str, Any]:
+    model, flags = platform.processor() or platform.machine(), list[str]()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        fields = {
+            key.strip(): value.strip()
+            for key, _, value in (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        }
+        model = fields.get("model name", model)
+        flags = fields.get("flags", fields.get("Features", "")).split()
+    return {
+        "model": model,
+        "architecture": platform.machine(),
+        "features": [name for name in FEATURES if name in flags],
+    }
+
+
+def _available() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _huge_pages() -> str:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists():
+        return "unknown"
+    return setting.read_text().partition("[")[2].partition("]")[0]
+
+
+def _state(device: str) -> str:
+    try:
+        return f"available as {resolve_device(device).name!r}"
+    except DeviceUnavailableError as error:
+        return f"not available: {error}"

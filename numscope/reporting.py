@@ -1,0 +1,168 @@
+"""What people and programs get to see of a run: progress, a table, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from numscope.datasets import Dataset
+from numscope.results import Report, Step
+from numscope.sizes import format_size
+from numscope.training import Settings
+
+__all__ = ["ProgressView", "as_json", "report_table", "report_values", "values_table"]
+
+PLAIN_LINES = 10  # so many, where the output is no terminal
+
+
+class ProgressView:
+    """Progress of a run: a bar on a terminal, some plain lines elsewhere.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    steps : int
+        How many there will be.
+    """
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._every = max(1, steps // PLAIN_LINES)
+        self._bar: Progress | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("training", total=steps, loss=math.nan, rate=0.0)
+
+    def __enter__(self) -> ProgressView:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: Step) -> None:
+        """Show that a step is done."""
+        rate = step.examples / step.seconds
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step.number, loss=step.loss, rate=rate)
+        elif step.number % self._every == 0 or step.number in (1, self._steps):
+            self._console.print(
+                f"step {step.number}/{self._steps}  loss {step.loss:.4f}  {rate:,.0f} examples/s",
+                highlight=False,
+            )
+
+
+def report_table(report: Report, dataset: Dataset, settings: Settings, device: str, stopped: bool) -> Table:
+    """Return the table at the end of a run; `stopped`: it was interrupted."""
+    table = Table(title="numscope run (interrupted)" if stopped else "numscope run", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    features = dataset.train_features.shape[1]
+    widths = "-".join(map(str, (features, *settings.hidden, len(dataset.classes))))
+    times = report.times
+    examples = f"{len(dataset.train_features):,} to train, {len(dataset.test_features):,} to test"
+    rows = {
+        "data": f"{dataset.name}: {examples}",
+        "model": f"perceptron {widths}, {settings.optimizer}",
+        "device, gradients": f"{device}, {settings.dtype} into float32",
+        "steps": f"{report.steps:,} of {settings.steps:,}, {report.epochs:.1f} epochs",
+        "micro-batches": f"{report.micro_batches:,} of at most {settings.micro_batch:,} examples",
+        "loss of the last step": "-" if report.loss is None else f"{report.loss:.4f}",
+        "test accuracy": f"{report.accuracy:.4f}",
+        "accumulated against one batch": _difference(report),
+        "arena peak, planned": f"{report.planned_peak:,} bytes ({format_size(report.planned_peak)})",
+        "arena peak, reached": f"{report.reached_peak:,} bytes ({format_size(report.reached_peak)})",
+        "segments taken after the first step": str(report.segments_taken),
+        "examples per second": _rate(report),
+        "time in kernels": f"{times.kernels:.3f} s",
+        "time in matrix products": f"{times.products:.3f} s",
+        "time in Python and element-wise code": f"{times.python:.3f} s",
+        "first step, with compilation": f"{times.first_step:.3f} s",
+        "preparation; checks": f"{times.preparation:.3f} s; {times.checks:.3f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    if dataset.source:
+        table.caption = dataset.source
+    return table
+
+
+def report_values(
+    report: Report, dataset: Dataset, settings: Settings, device: str, stopped: bool
+) -> dict[str, Any]:
+    """Return the same for programs: plain values with the names of `Report`."""
+    return {
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "train_examples": len(dataset.train_features),
+            "test_examples": len(dataset.test_features),
+            "features": dataset.train_features.shape[1],
+            "classes": list(dataset.classes),
+        },
+        "settings": {**asdict(settings), "device": device},
+        "interrupted": stopped,
+        **asdict(report),
+        "largest_difference": max(report.differences.values(), default=None),
+    }
+
+
+def values_table(title: str, values: Mapping[str, Any]) -> Table:
+    """Return a table of nested mappings: one row for each innermost value, named by its path."""
+    table = Table(title=title, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                add(f"{path} {name.replace('_', ' ')}".strip(), inner)
+        else:
+            table.add_row(path, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+    add("", values)
+    return table
+
+
+def as_json(values: Mapping[str, Any]) -> str:
+    """Return values as JSON text; numbers that JSON lacks (NaN, infinity) are null."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _difference(report: Report) -> str:
+    if not report.differences:
+        return "-"
+    name = max(report.differences, key=lambda n: report.differences[n])
+    return f"{report.differences[name]:.1e} ({name}; {len(report.checked_steps)} steps checked)"
+
+
+def _rate(report: Report) -> str:
+    return "-" if report.examples_per_second is None else f"{report.examples_per_second:,.0f}"

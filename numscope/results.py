@@ -1,0 +1,97 @@
+"""What a training run came to, as plain records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Report", "Step", "Times"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in a step.
+
+    Attributes
+    ----------
+    number : int
+        From 1 on.
+    loss : float
+        The mean over its examples.
+    examples, micro_batches : int
+    norm : float
+        Of the gradient, before clipping.
+    seconds : float
+    """
+
+    number: int
+    loss: float
+    examples: int
+    micro_batches: int
+    norm: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where the seconds went.
+
+    Attributes
+    ----------
+    preparation : float
+        Planning, taking memory, copying the examples into it.
+    first_step : float
+        With the compilation of the kernels, where they were not found compiled.
+    kernels, products, python : float
+        The steps after the first one: in kernels, in matrix products, in all else.
+    checks : float
+        Comparing gradients with those of one batch, which is no part of a step.
+    """
+
+    preparation: float
+    first_step: float
+    kernels: float
+    products: float
+    python: float
+    checks: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run came to.
+
+    Attributes
+    ----------
+    accuracy : float
+        The share of the test examples whose class was found.
+    loss : float or None
+        Of the last step.
+    steps, micro_batches, examples : int
+        Trained so far.
+    epochs : float
+    differences : dict of str to float
+        Parameter -> the largest ``|a - b| / |b|`` (L2 norms), where a is its accumulated gradient and b the
+        gradient of the same examples as one batch.
+    checked_steps : tuple of int
+        The steps in which these were compared.
+    planned_peak, reached_peak : int
+        Bytes of the arena.
+    segments_taken : int
+        From the arena, after the first step.
+    examples_per_second : float or None
+        Without the first step, if there were others.
+    times : Times
+    """
+
+    accuracy: float
+    loss: float | None
+    steps: int
+    micro_batches: int
+    examples: int
+    epochs: float
+    differences: dict[str, float]
+    checked_steps: tuple[int, ...]
+    planned_peak: int
+    reached_peak: int
+    segments_taken: int
+    examples_per_second: float | None
+    times: Times

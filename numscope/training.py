@@ -1,0 +1,335 @@
+"""The main job: train a classifier, its gradients accumulated over micro-batches in arena scopes.
+
+The parameters lie in one workspace. Each micro-batch gets a frame on a `WorkspaceStack` that sees them and
+holds its activations and gradients; these go into the accumulator, and the next micro-batch takes the same
+frame again. All memory is planned before it is taken: the same calls are made on an arena without memory,
+and the real arena is made as large as that one's peak.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numscope.arena import Arena
+from numscope.datasets import Dataset
+from numscope.device import resolve_device
+from numscope.errors import AccumulationError, DeviceUnavailableError
+from numscope.gradients import GradientAccumulator
+from numscope.optimizers import OPTIMIZERS, Optimizer
+from numscope.perceptron import Perceptron
+from numscope.results import Report, Step, Times
+from numscope.stack import Frame, WorkspaceStack
+from numscope.stopwatch import Stopwatch
+from numscope.workspace import Workspace
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["Settings", "Training"]
+
+PLAN_CAPACITY = 1 << 60  # bytes; an arena without memory may be of any size
+CHECKS = 5  # steps whose gradient is compared with that of one batch, spread over the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What can be chosen of a run.
+
+    Attributes
+    ----------
+    device : str
+        ``"auto"``: a GPU if there is one, else the host.
+    micro_batch : int
+        Examples in a micro-batch.
+    accumulate : int
+        Micro-batches in a step.
+    steps : int
+    lr : float or None
+        The learning rate; None: the optimizer's own.
+    hidden : tuple of int
+        Widths of the hidden layers.
+    optimizer : str
+        One of `OPTIMIZERS`.
+    dtype : str
+        Of the gradients of a micro-batch, ``"float32"`` or ``"bfloat16"``; they are summed in float32.
+    max_norm : float
+        Gradients are clipped to this L2 norm.
+    seed : int
+        Of the first weights, the test examples and the order of the others.
+    """
+
+    device: str = "auto"
+    micro_batch: int = 32
+    accumulate: int = 8
+    steps: int = 300
+    lr: float | None = None
+    hidden: tuple[int, ...] = (128,)
+    optimizer: str = "sgd"
+    dtype: str = "float32"
+    max_norm: float = 1.0
+    seed: int = 0
+
+
+class _Memory:
+    """All memory of a run: made by the same calls on an arena without memory and on a real one.
+
+    Attributes
+    ----------
+    data, model : Workspace
+        The examples; the parameters and what else the frames see.
+    optimizer : Optimizer
+    gradients : GradientAccumulator
+    frames, whole : WorkspaceStack
+        The frames of micro-batches, and of all examples of a step as one batch.
+    lr : float
+    """
+
+    EXAMPLES = ("train_features", "train_labels", "test_features", "test_labels")
+
+    def __init__(
+        self,
+        arena: Arena,
+        dataset: Dataset,
+        settings: Settings,
+        model: Perceptron,
+        one_batch: Perceptron,
+    ) -> None:
+        self.data = Workspace(arena=arena, name="data")
+        layout = {name: getattr(dataset, name) for name in self.EXAMPLES}
+        self.data.allocate(
+            {
+                **{n: (a.shape if a.ndim == 2 else (*a.shape, 1), a.dtype) for n, a in layout.items()},
+                "order": ((len(dataset.train_features),), "int64"),
+            }
+        )
+        self.model = Workspace(arena=arena, name="model")
+        self.model.allocate(model.shared)
+        optimizer = OPTIMIZERS[settings.optimizer]
+        self.lr = optimizer.default_lr if settings.lr is None else settings.lr
+        self.optimizer: Optimizer = optimizer(
+            Workspace(arena=arena, name="optimizer"), model.parameters, self.lr
+        )
+        self.gradients = GradientAccumulator(model.parameters, arena=arena)
+        self._bindings = {name: name for name in model.shared}
+        self.frames, self.whole = WorkspaceStack(), WorkspaceStack()
+        for stack, perceptron in ((self.frames, model), (self.whole, one_batch)):
+            perceptron.create(self.push(stack))
+            stack.clear()
+
+    def push(self, stack: WorkspaceStack) -> Frame:
+        """Push a frame that sees the parameters. It has its blobs already, but for the first time."""
+        return stack.push_forward_workspace(self.model, self._bindings)
+
+
+class Training:
+    """A run, which is driven step by step and can be asked for its report at any time.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    settings : Settings
+
+    Raises
+    ------
+    ArenaExhausted
+        The system lacks the memory.
+    DeviceUnavailableError
+        There is no such device.
+
+    Examples
+    --------
+    >>> from numscope import datasets
+    >>> training = Training(datasets.digits(), Settings(steps=2))
+    >>> for step in training.steps():
+    ...     assert step.loss > 0
+    >>> training.report().segments_taken
+    0
+    """
+
+    def __init__(self, dataset: Dataset, settings: Settings) -> None:
+        start = time.perf_counter()
+        self.dataset = dataset
+        self.settings = settings
+        self.device = _choose_device(settings.device)
+        self._xp = importlib.import_module("cupy" if self.device.startswith("cuda") else "numpy")
+        widths = (dataset.train_features.shape[1], *settings.hidden, len(dataset.classes))
+        examples = len(dataset.train_features)
+        micro_batch = min(settings.micro_batch, examples)
+        self._batch = min(settings.micro_batch * settings.accumulate, examples)
+        self._model = Perceptron(widths, micro_batch, settings.dtype)
+        self._one_batch = Perceptron(widths, self._batch)
+        with Arena(PLAN_CAPACITY, device="null") as plan:
+            _Memory(plan, dataset, settings, self._model, self._one_batch)
+            self._planned_peak = plan.peak
+        self.arena = Arena(self._planned_peak, device=self.device)
+        self._memory = _Memory(self.arena, dataset, settings, self._model, self._one_batch)
+        self._fill()
+        self._rng = np.random.default_rng(settings.seed)
+        self._checks = _checked_steps(settings.steps, -(-examples // self._batch))
+        self._differences = dict.fromkeys(self._model.parameters, 0.0)
+        self._checked: list[int] = []
+        self._done: list[Step] = []
+        self._adding = Stopwatch()
+        self._checking = Stopwatch()
+        self._segments_after_first = 0
+        self._shares_after_first = (0.0, 0.0)
+        self._preparation = time.perf_counter() - start
+
+    def steps(self) -> Iterator[Step]:
+        """Train, and yield after each step. Stopping here leaves the parameters of a whole step."""
+        while len(self._done) < self.settings.steps:
+            for first in self._epoch():
+                self._done.append(self._step(first))
+                if len(self._done) == 1:
+                    self._segments_after_first = self.arena.stats().segments_taken
+                    self._shares_after_first = self._shares()
+                yield self._done[-1]
+                if len(self._done) == self.settings.steps:
+                    return
+
+    def report(self) -> Report:
+        """Measure the accuracy on the test examples, and return it with what happened so far."""
+        accuracy = self._accuracy()
+        steps = self._done
+        later = steps[1:]
+        seconds = sum(step.seconds for step in later)
+        kernels, products = (
+            now - then for now, then in zip(self._shares(), self._shares_after_first, strict=True)
+        )
+        timed = later or steps
+        trained = sum(step.examples for step in steps)
+        return Report(
+            accuracy=accuracy,
+            loss=steps[-1].loss if steps else None,
+            steps=len(steps),
+            micro_batches=sum(step.micro_batches for step in steps),
+            examples=trained,
+            epochs=trained / len(self.dataset.train_features),
+            differences=dict(self._differences) if self._checked else {},
+            checked_steps=tuple(self._checked),
+            planned_peak=self._planned_peak,
+            reached_peak=self.arena.peak,
+            segments_taken=self.arena.stats().segments_taken - self._segments_after_first if steps else 0,
+            examples_per_second=sum(s.examples for s in timed) / sum(s.seconds for s in timed)
+            if timed
+            else None,
+            times=Times(
+                preparation=self._preparation,
+                first_step=steps[0].seconds if steps else 0.0,
+                kernels=kernels if later else 0.0,
+                products=products if later else 0.0,
+                python=seconds - kernels - products if later else 0.0,
+                checks=self._checking.seconds,
+            ),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters to a safetensors file, which is whole or absent afterwards."""
+        self._memory.model.save(path, names=self._model.parameters)
+
+    # Inside
+
+    def _fill(self) -> None:
+        """Copy the examples into the arena, and choose the first parameters."""
+        for name in _Memory.EXAMPLES:
+            values = getattr(self.dataset, name)
+            self._memory.data.feed(name, values[:, None] if values.ndim == 1 else values)
+        self._model.initialise(self._memory.model, self.settings.seed)
+
+    def _epoch(self) -> Iterator[int]:
+        """Put the examples in a new order, and yield where each step begins in it."""
+        examples = len(self.dataset.train_features)
+        self._memory.data.feed("order", self._rng.permutation(examples))
+        yield from range(0, examples, self._batch)
+
+    def _step(self, first: int) -> Step:
+        start = time.perf_counter()
+        memory, examples = self._memory, min(self._batch, len(self.dataset.train_features) - first)
+        loss = memory.model["loss"]
+        loss.fill(0)
+        memory.gradients.reset()
+        micro_batches = 0
+        for offset in range(0, examples, self._model.rows):
+            rows = min(self._model.rows, examples - offset)
+            gradients = self._pass(self._model, memory.frames, first + offset, rows)
+            with self._adding:
+                memory.gradients.add(gradients, weight=rows)
+            micro_batches += 1
+        with self._adding:
+            stats = memory.gradients.finish(max_norm=self.settings.max_norm)
+        number, mean_loss = len(self._done) + 1, float(loss[0]) / examples
+        if stats.nonfinite:
+            raise AccumulationError(
+                f"step {number}: {stats.nonfinite} elements of the gradient are NaN or infinite (the loss is "
+                f"{mean_loss}), expected finite ones: the training diverged; lower --lr, now "
+                f"{memory.lr:g}"
+            )
+        checked = self._checking.seconds
+        if number in self._checks:
+            with self._checking:
+                self._check(first, examples, stats.clip_coefficient)
+            self._checked.append(number)
+        memory.optimizer.step(self._xp, memory.model, memory.gradients)
+        seconds = time.perf_counter() - start - (self._checking.seconds - checked)
+        return Step(number, mean_loss, examples, micro_batches, stats.norm, seconds)
+
+    def _pass(self, model: Perceptron, stack: WorkspaceStack, first: int, rows: int) -> dict[str, Any]:
+        """Run forward and backward over examples, in a frame of their own; return the gradients there."""
+        memory, xp = self._memory, self._xp
+        frame = memory.push(stack)
+        chosen = memory.data["order"][first : first + rows]
+        xp.take(memory.data["train_features"], chosen, axis=0, out=frame["h0"][:rows])
+        xp.take(memory.data["train_labels"], chosen, axis=0, out=frame["labels"][:rows])
+        model.forward(xp, frame, rows)
+        stack.pop_gradient_workspace(memory.model)
+        return model.backward(xp, frame, rows)
+
+    def _check(self, first: int, examples: int, coefficient: float) -> None:
+        """Compare the accumulated gradient with that of the same examples as one batch."""
+        whole = self._pass(self._one_batch, self._memory.whole, first, examples)
+        for name, gradient in whole.items():
+            expected = gradient.astype(np.float64) * coefficient
+            difference = self._memory.gradients[name] - expected
+            expected_norm, norm = (float(self._xp.linalg.norm(a)) for a in (expected, difference))
+            relative = norm / expected_norm if expected_norm else (0.0 if norm == 0 else float("inf"))
+            self._differences[name] = max(self._differences[name], relative)
+
+    def _accuracy(self) -> float:
+        """Return the share of the test examples whose class is the one of the highest score."""
+        memory, xp = self._memory, self._xp
+        features, labels = memory.data["test_features"], memory.data["test_labels"]
+        right = 0
+        for first in range(0, len(features), self._batch):
+            rows = min(self._batch, len(features) - first)
+            frame = memory.push(memory.whole)
+            frame["h0"][:rows] = features[first : first + rows]
+            scores = self._one_batch.forward(xp, frame, rows)
+            right += int((xp.argmax(scores, axis=1) == labels[first : first + rows, 0]).sum())
+            memory.whole.pop_gradient_workspace(memory.model)
+        return right / len(features)
+
+    def _shares(self) -> tuple[float, float]:
+        """Return the seconds in kernels and in matrix products so far."""
+        kernels = self._adding.seconds + self._memory.optimizer.kernels.seconds + self._model.kernels.seconds
+        return kernels, self._model.products.seconds
+
+
+def _choose_device(device: str) -> str:
+    if device != "auto":
+        return resolve_device(device).name
+    try:
+        return resolve_device("cuda").name
+    except DeviceUnavailableError:
+        return "cpu"
+
+
+def _checked_steps(steps: int, steps_in_epoch: int) -> frozenset[int]:
+    """Choose steps to check: spread over the run, and the one whose last micro-batch is the smallest."""
+    spread = {1 + (steps - 1) * i // (CHECKS - 1) for i in range(CHECKS)}
+    return frozenset(spread | {min(steps, steps_in_epoch)})
