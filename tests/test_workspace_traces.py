@@ -13,9 +13,9 @@ import numscope as ns
 
 TRACES = Path(__file__).parent / "data" / "workspace_traces.json.gz"
 
-# Caffe2's words for a kind of error -> ours, where theirs say nothing.
 # Caffe2 goes through several bindings in hash order: which one fails first is not defined.
 BINDING_ERRORS = ("Redefinition of blob", "Invalid parent workspace blob")
+# Caffe2's words for a kind of error -> ours, where theirs say nothing.
 ERRORS = {"from_blob is null": "is forwarded to .*, which does not exist"}
 
 
