@@ -1,7 +1,7 @@
 """Do, If and While as users write them: from nets, with scopes and bindings made for them.
 
-Caffe2's NetBuilder (``control_ops_util.py``) does the same. The names inside are those outside, so a net reads
-like any other; what it makes and nobody else needs stays in its own workspace.
+Caffe2's NetBuilder (``control_ops_util.py``) does the same. The names inside are those outside, so a net
+reads like any other; what it makes and nobody else needs stays in its own workspace.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class Boundary:
         """Return the name under which the value from before the first write is found."""
         raise OperatorError(
             f"{operator!r} cannot be differentiated: its gradient needs {name!r} as it was before a later "
-            "operator overwrote it; write to another name, or put the operators into a Do, which saves what it "
-            "overwrites"
+            "operator overwrote it; write to another name, or put the operators into a Do, which saves "
+            "what it overwrites"
         )
 
     def is_stable(self, name: str) -> bool:

@@ -88,8 +88,7 @@ class PowGradientOp(TensorOperator):
             slope = xp.power(xp.abs(base), number((exponent - 1) / exponent))
         else:
             slope = xp.power(base, number(exponent - 1))
-        xp.multiply(slope, number(exponent), out=slope)
-        xp.multiply(slope, dy, out=self.output(ws, 0, base.shape, base.dtype))
+        xp.multiply(slope * number(exponent), dy, out=self.output(ws, 0, base.shape, base.dtype))
 
     def _by_tensor(self, ws: Workspace) -> None:
         xp = array_module(ws.device)

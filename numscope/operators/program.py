@@ -88,7 +88,9 @@ class Program:
             try:
                 if compiled.run(ws) is False:
                     return False
-            except NumscopeError:
+            except NumscopeError as error:
+                if compiled.programs:
+                    error.add_note(f"while running {compiled.definition!r}")
                 raise
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:
                 raise OperatorError(f"{compiled.definition!r} failed: {error}") from error

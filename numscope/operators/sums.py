@@ -150,7 +150,8 @@ class AccumulateOp(TensorOperator):
                     f"{self.inputs[count + i]!r} has shape {term.shape}, "
                     f"{self.outputs[i]!r} has {total.shape}"
                 )
-        if type(sums[0]) is not np.ndarray or len({(a.dtype, b.dtype) for a, b in zip(sums, terms, strict=True)}) > 1:
+        dtypes = {(total.dtype, term.dtype) for total, term in zip(sums, terms, strict=True)}
+        if type(sums[0]) is not np.ndarray or len(dtypes) > 1:
             kernels.accumulate(sums, terms)
             return
         # The rounds of a loop lie at the same addresses in each run. Checking and laying out a call takes
