@@ -350,25 +350,29 @@ def load_values(builder, kind, compute, count, address, rest_address, mask):
     return widen(builder, kind, load(builder, WORDS[kind], count, address, mask), compute, rest)
 
 
+def round_values(builder, kind, vector, extra, seed, rounding="nearest"):
+    """Round values to stored words; return them and, for ``"bfloat16_split"``, the rest, otherwise None.
+
+    `extra` is the number of the first lane's element, which stochastic rounding needs.
+    """
+    exact = kind == "bfloat16_split"
+    if not exact and rounding == "nearest":
+        return narrow(builder, kind, vector), None
+    if vector.type.element == F64:
+        vector = builder.fptrunc(vector, ir.VectorType(F32, vector.type.count))
+    if exact:
+        return _split_bfloat16(builder, vector)
+    return _stochastic_bfloat16(builder, vector, extra, seed), None
+
+
 def store_values(builder, kind, vector, address, extra, seed, mask, rounding="nearest", streaming=False):
     """Round values, store the words, and return the values that they stand for.
 
     `extra` is the address of the rest for ``"bfloat16_split"``, and the number of the first lane's
     element for stochastic rounding.
     """
-    compute = vector.type.element
-    if kind == "bfloat16_split":
-        if compute == F64:
-            vector = builder.fptrunc(vector, ir.VectorType(F32, vector.type.count))
-        words, rest = _split_bfloat16(builder, vector)
+    words, rest = round_values(builder, kind, vector, extra, seed, rounding)
+    if rest is not None:
         store(builder, rest, extra, mask, streaming)
-    elif rounding == "stochastic":
-        rest = None
-        if compute == F64:
-            vector = builder.fptrunc(vector, ir.VectorType(F32, vector.type.count))
-        words = _stochastic_bfloat16(builder, vector, extra, seed)
-    else:
-        rest = None
-        words = narrow(builder, kind, vector)
     store(builder, words, address, mask, streaming)
-    return widen(builder, kind, words, compute, rest)
+    return widen(builder, kind, words, vector.type.element, rest)
