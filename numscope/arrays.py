@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from numscope.errors import BindingError, UnknownTypeError
-from numscope.types import known_dtype, known_type
+from numscope.errors import BindingError, NumscopeError, UnknownTypeError
+from numscope.types import is_known_type, known_dtype, known_type
 
 __all__ = ["host_array"]
+
+_DLPACK_HOST = (1, 3, 11, 13)  # kDLCPU, and host memory that CUDA or ROCm pinned or manages
 
 
 def host_array(value: object, what: str = "the value") -> np.ndarray[Any, Any]:
@@ -31,8 +33,10 @@ def host_array(value: object, what: str = "the value") -> np.ndarray[Any, Any]:
     UnknownTypeError
         Its dtype, or its elements, are no known type.
     """
-    array = value if type(value) is np.ndarray else _from_guest(value, what)
     try:
+        array = value if type(value) is np.ndarray else _from_guest(value, what)
+        if array.dtype == object and not hasattr(value, "dtype"):
+            known_type(type(value))  # raises: NumPy only wrapped what it does not understand
         known_dtype(array.dtype)
     except UnknownTypeError as error:
         raise UnknownTypeError(f"{what}: {error}") from None
@@ -43,39 +47,57 @@ def _from_guest(value: object, what: str) -> np.ndarray[Any, Any]:
     if isinstance(value, np.ndarray | np.generic):
         if isinstance(value, np.ma.MaskedArray):
             raise UnknownTypeError(
-                f"{what} is a masked array, whose mask a blob cannot hold; use .filled(...) or .data"
+                "a masked array has a mask that a blob cannot hold; use .filled(...) or .data"
             )
         return np.asarray(value)
     module = type(value).__module__.partition(".")[0]
-    if hasattr(value, "data_ptr") and "torch" in sys.modules:
-        return _from_torch(value, what)
+    torch = sys.modules.get("torch")  # a guest: it is loaded already, or this is no tensor of its
+    if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
+        return _from_torch(value, torch, what)
     if hasattr(value, "__cuda_array_interface__"):
         raise BindingError(
             f"{what} is a {module} array in GPU memory, expected one in host memory; "
             "copy it first, or use a workspace on that device"
         )
     if isinstance(value, dict | set | frozenset | type) or value is None:
-        known_type(value)  # raises, with the list of what is known
+        known_type(type(value))  # raises, with the list of what is known
     try:
-        # JAX and other guests give their memory through __array__ or __dlpack__ without a copy.
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise UnknownTypeError(f"{what}: NumPy makes no array of {type(value).__name__}: {error}") from None
-    return array
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array_interface__"):
+            return _from_dlpack(value, what)
+        return np.asarray(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, NumscopeError):
+            raise
+        raise UnknownTypeError(f"NumPy makes no array of this {type(value).__name__}: {error}") from None
 
 
-def _from_torch(tensor: Any, what: str) -> np.ndarray[Any, Any]:
-    """Share a tensor's memory. PyTorch is a guest: it is loaded already, or this is no tensor of its."""
+def _from_dlpack(value: Any, what: str) -> np.ndarray[Any, Any]:
+    kind = int(value.__dlpack_device__()[0])
+    if kind not in _DLPACK_HOST:
+        raise BindingError(
+            f"{what} lies on a device of DLPack's kind {kind}, expected host memory (kind 1); "
+            "copy it first, or use a workspace on that device"
+        )
+    if hasattr(value, "__array__"):
+        # JAX's bfloat16 passes through __array__ only, and its other types without a copy as well.
+        return np.asarray(value)
+    return np.from_dlpack(value)
+
+
+def _from_torch(tensor: Any, torch: Any, what: str) -> np.ndarray[Any, Any]:
     if tensor.device.type != "cpu":
         raise BindingError(
             f"{what} is a torch tensor on {tensor.device}, expected one in host memory; "
             "use .cpu(), or a workspace on that device"
         )
+    if tensor.layout is not torch.strided:
+        raise UnknownTypeError(f"a tensor of layout {tensor.layout} is no known type; use .to_dense()")
+    if not is_known_type(tensor.dtype):
+        known_type(tensor)  # raises, with the dtype's name
     tensor = tensor.detach().resolve_conj().resolve_neg()
     dtype = known_dtype(tensor.dtype)
     if dtype.kind == "V" or dtype.name.startswith(("bfloat", "float8")):
         # NumPy passes these through no protocol: take the words, and name them on this side.
-        torch = sys.modules["torch"]
         words = tensor.view(torch.int16 if dtype.itemsize == 2 else torch.uint8)
         return words.numpy().view(dtype)  # type: ignore[no-any-return]
     return tensor.numpy()  # type: ignore[no-any-return]
