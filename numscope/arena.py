@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from numscope.device import Device, Memory, resolve_device
-from numscope.errors import ArenaExhausted, BlobTypeError, DeviceUnavailableError
+from numscope.errors import ArenaExhausted, BindingError, BlobTypeError, DeviceUnavailableError
 from numscope.ranges import Ranges
 from numscope.segments import BlobReference, Place, Segment, SegmentReference, align
 from numscope.sizes import format_size, parse_size
@@ -201,10 +201,11 @@ class Arena:
             if self._memory is None:
                 return
             self._settle()
-            if self._in_use():
+            names = self._in_use()
+            if names:
                 gc.collect()  # views in garbage cycles are no views
                 self._settle()
-            names = self._in_use()
+                names = self._in_use()
             if names:
                 raise BufferError(
                     f"the arena on {self.device} cannot close while views of its blobs are alive: "
@@ -309,9 +310,10 @@ class Arena:
 
     def _in_use(self) -> list[str]:
         """Names of blobs that somebody outside their workspaces can see."""
-        names = [h.name for owner in list(self._owners) for h in owner.holdings() if h.viewed]
+        names = [repr(h.name) for owner in list(self._owners) for h in owner.holdings() if h.viewed]
+        names += [f"{r.name!r} (removed)" for r in self._removed.values()]
         held = self._held_by_views()
-        return [*names, f"{held} bytes of blobs that were removed"] if held else names
+        return [f"{held} bytes of workspaces that are gone"] if held and not names else names
 
     def _exhausted(self, length: int, name: str) -> ArenaExhausted:
         blobs = sorted((h for owner in list(self._owners) for h in owner.holdings()), key=lambda h: -h.nbytes)
@@ -368,7 +370,10 @@ def set_default_arena(arena: Arena) -> None:
 def _make_default(device: Device) -> Arena:
     wish = os.environ.get("NUMSCOPE_ARENA")
     if wish:
-        return Arena(wish, device=device)
+        try:
+            return Arena(wish, device=device)
+        except BindingError as error:
+            raise BindingError(f"the environment variable NUMSCOPE_ARENA: {error}") from None
     capacity = DEFAULT_HOST_CAPACITY
     while True:
         try:
@@ -380,12 +385,31 @@ def _make_default(device: Device) -> Arena:
             capacity //= 2
 
 
+_forking: list[Arena] = []
+
+
+def _hold_locks() -> None:
+    """Let no thread be in the middle of an arena's book-keeping while the process is copied."""
+    _defaults_lock.acquire()
+    _forking.extend(_arenas)
+    for arena in _forking:
+        arena._lock.acquire()
+
+
+def _release_locks() -> None:
+    for arena in reversed(_forking):
+        arena._lock.release()
+    _forking.clear()
+    _defaults_lock.release()
+
+
 def _renew_locks() -> None:
-    """Give a forked child locks of its own: another thread may have held one when it was forked."""
+    """Give a forked child locks of its own: other threads, which are not there, may wait for the old ones."""
     global _defaults_lock
-    _defaults_lock = threading.Lock()
-    for arena in list(_arenas):
+    for arena in _forking:
         arena._lock = threading.RLock()
+    _forking.clear()
+    _defaults_lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+os.register_at_fork(before=_hold_locks, after_in_parent=_release_locks, after_in_child=_renew_locks)

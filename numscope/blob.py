@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from numscope.errors import BindingError, BlobTypeError, DeviceUnavailableError, UnknownTypeError
+from numscope.errors import (
+    BindingError,
+    BlobNotFoundError,
+    BlobTypeError,
+    DeviceUnavailableError,
+    UnknownTypeError,
+)
 from numscope.region import Region
 from numscope.segments import Place
 from numscope.types import KnownType, is_registered, known_type
@@ -71,12 +78,13 @@ class Blob:
     made by workspaces.
     """
 
-    __slots__ = ("__weakref__", "_name", "_place", "_region", "_value")
+    __slots__ = ("__weakref__", "_is_gone", "_name", "_place", "_region", "_value")
 
     def __init__(self, region: Region, name: str) -> None:
         self._region = region
         self._name = name
         self._value: Any = None
+        self._is_gone = False
         self._place: Place | None = None  # not None exactly when the value is a tensor
 
     @property
@@ -107,6 +115,11 @@ class Blob:
     def is_tensor(self) -> bool:
         """Whether the value is a tensor."""
         return self._place is not None
+
+    @property
+    def is_viewed(self) -> bool:
+        """Whether somebody else refers to the value, or to a view of it."""
+        return sys.getrefcount(self._value) > 2  # the blob's own reference and the argument's
 
     def is_type(self, kind: object) -> bool:
         """Tell whether the value is of a type: a dtype, a class, a name, or numpy.ndarray for any tensor."""
@@ -179,10 +192,13 @@ class Blob:
         ------
         ArenaExhausted, BindingError, UnknownTypeError
             No room, an array on another device, no known type; the blob is as before.
+        BlobNotFoundError
+            The blob was removed from its workspace.
         """
         if value is self._value and value is not None:
             return
         if is_registered(type(value)):
+            self._check_here()
             self.reset()
             self._value = value
             return
@@ -200,6 +216,7 @@ class Blob:
         """Return the array after making it one of this shape and dtype; new elements are not initialised."""
         if self.fits(shape, dtype):
             return None if type(self._value) is Planned else self._value
+        self._check_here()
         nbytes = math.prod(shape) * dtype.itemsize
         (place,) = self._region.place([nbytes], self._name)
         return self.occupy(place, shape, dtype)
@@ -233,11 +250,27 @@ class Blob:
         place, value = self._place, self._value
         self._place = self._value = None
         if place is not None:
-            self._region.drop(place, None if type(value) is Planned else value, keep=keep)
+            self._region.drop(place, None if type(value) is Planned else value, self._name, keep=keep)
 
-    def forget(self) -> None:
-        """Empty the blob without a word to the region, all of whose room is being given up."""
+    def leave(self, *, keep: bool) -> None:
+        """Empty the blob, which is no part of its workspace any more and can get no value again."""
+        self._is_gone = True
+        self.let_go(keep=keep)
+
+    def leave_with_all(self) -> None:
+        """Empty the blob as `leave` does, when all room of the region is being given up."""
+        self._is_gone = True
+        if self._place is not None and self.is_viewed:
+            self._region.watch(self._value, self._name)
         self._place = self._value = None
+
+    def _check_here(self) -> None:
+        # Its memory would belong to nobody: no workspace knows the blob any more.
+        if self._is_gone:
+            raise BlobNotFoundError(
+                f"blob {self._name!r} was removed from its workspace and can get no value; "
+                "make it there again with create_blob()"
+            )
 
 
 def _kind_name(kind: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from numscope.arena import Arena, Holding
 from numscope.blob import Blob, Planned, as_shape
-from numscope.errors import BindingError, BlobNotFoundError
+from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError, UnknownTypeError
 from numscope.namespace import Namespace, check_name
 from numscope.segments import Place
 from numscope.types import known_dtype
@@ -169,7 +168,10 @@ class Contents(Namespace, MutableMapping[str, Any]):
         self, name: str, shape: int | Sequence[int], dtype: DTypeLike = "float32", *, local: bool = False
     ) -> Any:
         """Return an array as `empty` does, filled with zeros at each call."""
-        return self.full(name, shape, 0, dtype, local=local)
+        array = self.empty(name, shape, dtype, local=local)
+        if array is not None:
+            array.fill(0)
+        return array
 
     def full(
         self,
@@ -180,10 +182,28 @@ class Contents(Namespace, MutableMapping[str, Any]):
         *,
         local: bool = False,
     ) -> Any:
-        """Return an array as `empty` does, filled with a value at each call."""
-        array = self.empty(name, shape, dtype, local=local)
+        """Return an array as `empty` does, filled with a value at each call.
+
+        Raises
+        ------
+        ArenaExhausted, BindingError, UnknownTypeError
+            As `empty`, or the dtype cannot hold the value; the workspace is as before.
+        """
+        kind = known_dtype(dtype)
+        try:
+            fill = np.array(fill_value, kind)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise BindingError(
+                f"tensor {name!r} of {kind.name} cannot be filled with {fill_value!r}: {error}; "
+                "pass a number that the dtype can hold"
+            ) from None
+        if fill.ndim:
+            raise BindingError(
+                f"tensor {name!r}: the fill value is one number, got shape {fill.shape}; feed() an array"
+            )
+        array = self.empty(name, shape, kind, local=local)
         if array is not None:
-            array.fill(fill_value)
+            array.fill(fill[()])
         return array
 
     def allocate(self, tensors: Mapping[str, tuple[int | Sequence[int], DTypeLike]]) -> dict[str, Any]:
@@ -204,12 +224,10 @@ class Contents(Namespace, MutableMapping[str, Any]):
         ------
         ArenaExhausted, BindingError, UnknownTypeError
             As `empty`; the workspace is as before.
+        BlobTypeError
+            `tensors` is no such mapping.
         """
-        wanted: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-        for name, (shape, dtype) in tensors.items():
-            check_name(name)
-            kind = known_dtype(dtype)
-            wanted[name] = as_shape(shape, kind.itemsize), kind
+        wanted = _specifications(tensors)
         groups: dict[np.dtype[Any], list[str]] = {}
         for name, (_, kind) in wanted.items():
             groups.setdefault(kind, []).append(name)
@@ -242,10 +260,15 @@ class Contents(Namespace, MutableMapping[str, Any]):
         Raises
         ------
         BindingError
-            They do not lie so.
+            They do not lie so, or there are none.
+        BlobNotFoundError, BlobTypeError
+            A name is not local, or holds no tensor.
         """
-        blobs = [self._blobs[name] for name in names]
-        wanted = {name: (b._value.shape, blobs[0]._value.dtype) for name, b in zip(names, blobs, strict=True)}
+        blobs = [self._local_tensor(name) for name in names]
+        if not blobs:
+            raise BindingError("the 1-D array over no tensors has no dtype; name at least one")
+        dtype = blobs[0]._value.dtype
+        wanted = {name: (b._value.shape, dtype) for name, b in zip(names, blobs, strict=True)}
         if not self._is_allocated(list(names), wanted):
             raise BindingError(
                 f"the tensors {', '.join(names[:5])} do not lie one behind the other; allocate() them"
@@ -253,8 +276,8 @@ class Contents(Namespace, MutableMapping[str, Any]):
         places = [b._place for b in blobs if b._place is not None and b._place.segment is not None]
         nbytes = sum(place.nbytes for place in places)
         whole = Place(places[0].segment, places[0].offset, nbytes) if places else Place(None, 0, 0)
-        dtype = blobs[0]._value.dtype
-        return self._region.array(whole, (nbytes // dtype.itemsize,), dtype)
+        # A view of the whole is a view of each: the bytes of a removed one must wait for it.
+        return self._region.span(whole, dtype, [b._value for b in blobs])
 
     def source(self, value: object, what: str) -> Any:
         """Return an array on this workspace's device that shares memory with `value` where possible.
@@ -265,6 +288,17 @@ class Contents(Namespace, MutableMapping[str, Any]):
             It is on another device, or of no known type; `what` names it.
         """
         return self._region.device.source(value, what)
+
+    def _local_tensor(self, name: str) -> Blob:
+        blob = self._blobs.get(name)
+        if blob is None:
+            raise BlobNotFoundError(self._missing(name, "local"))
+        if not blob.is_tensor:
+            kind = blob.type
+            raise BlobTypeError(
+                f"blob {name!r} holds {kind.name if kind else 'nothing'}, expected a tensor; leave it out"
+            )
+        return blob
 
     def _is_allocated(self, order: list[str], wanted: Mapping[str, tuple[tuple[int, ...], Any]]) -> bool:
         """Whether local blobs of these shapes and dtypes lie one behind the other already."""
@@ -288,8 +322,7 @@ class Contents(Namespace, MutableMapping[str, Any]):
         """Yield the blobs that have memory."""
         for name, blob in list(self._blobs.items()):
             if blob._place is not None:
-                # The blob's own reference and the argument's: any third one is somebody else's view.
-                yield Holding(name, blob._place.nbytes, sys.getrefcount(blob._value) > 2)
+                yield Holding(name, blob._place.nbytes, blob.is_viewed)
 
     def abandon(self) -> None:
         """Forget all blobs, because the arena closes."""
@@ -309,3 +342,26 @@ class Contents(Namespace, MutableMapping[str, Any]):
         self._blobs[name] = blob
         self._region.version += 1
         return blob
+
+
+def _specifications(tensors: object) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return the checked shapes and dtypes of tensors to allocate."""
+    if not isinstance(tensors, Mapping):
+        raise BlobTypeError(
+            f"tensors to allocate are a mapping of name to (shape, dtype), got {type(tensors).__name__}"
+        )
+    wanted: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    for name, specification in tensors.items():
+        check_name(name)
+        try:
+            shape, dtype = specification
+        except (TypeError, ValueError):
+            raise BlobTypeError(
+                f"tensor {name!r}: expected (shape, dtype), got {specification!r}; write ((4, 10), 'float32')"
+            ) from None
+        try:
+            kind = known_dtype(dtype)
+        except UnknownTypeError as error:
+            raise UnknownTypeError(f"tensor {name!r}: expected (shape, dtype): {error}") from None
+        wanted[name] = as_shape(shape, kind.itemsize), kind
+    return wanted

@@ -34,8 +34,8 @@ class Memory(ABC):
     address: int
 
     @abstractmethod
-    def token(self) -> object:
-        """Return a new object that every array built with it keeps alive (and the block with it)."""
+    def token(self, keeps: object = None) -> object:
+        """Return a new object that every array built with it keeps alive: `keeps` and the block with it."""
 
     @abstractmethod
     def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
@@ -108,8 +108,11 @@ class HostMemory(Memory):
         # Not an ndarray, so that NumPy's .base does not collapse past the array that is built on it.
         self._token_type = ctypes.c_ubyte * nbytes
 
-    def token(self) -> object:
-        return self._token_type.from_buffer(self._mapping, self._skip)
+    def token(self, keeps: object = None) -> object:
+        token = self._token_type.from_buffer(self._mapping, self._skip)
+        if keeps is not None:
+            token.keeps = keeps  # type: ignore[attr-defined]
+        return token
 
     def array(self, token: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return np.ndarray(shape, dtype, token, offset)
@@ -141,7 +144,7 @@ class Host(Device):
 
 
 class NullToken:
-    """Stands for the views of memory that is not there."""
+    """Stands for the views of memory that is not there, none of which there can be."""
 
     __slots__ = ("__weakref__",)
 
@@ -151,7 +154,7 @@ class NullMemory(Memory):
 
     address = 0
 
-    def token(self) -> object:
+    def token(self, keeps: object = None) -> object:
         return NullToken()
 
     def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

@@ -83,7 +83,7 @@ class Namespace:
         here: Namespace | None = self
         while here is not None:
             names += here._blobs
-            names += [name for name, target in here._forwarded.items() if _target(target) is not None]
+            names += [name for name, target in list(here._forwarded.items()) if _target(target) is not None]
             here = here._shared
         return names
 
@@ -166,6 +166,7 @@ class Namespace:
             here. Pairs before the failing one, in the order of the mapping, stay forwarded, as in Caffe2.
         """
         parent = _check_parent(parent)
+        check_bindings(bindings)
         with self._guard:
             # Only a new mapping can make a circle; a pop repeats old ones, and is on the hot path.
             if not self._forwarded.keys() >= bindings.keys() and self in ancestors(parent):
@@ -214,6 +215,7 @@ class Namespace:
 
     def _forward(self, parent: Namespace, inner: str, outer: str, skip: bool) -> None:
         check_name(inner)
+        check_name(outer)
         if not parent.has_blob(outer):
             raise BindingError(
                 f"Invalid parent workspace blob {outer}: workspace {parent.name!r} has no such blob to bind "
@@ -253,7 +255,7 @@ class Namespace:
         if blob is None:
             return False
         self._region.version += 1
-        blob.let_go(keep=keep)
+        blob.leave(keep=keep)
         return True
 
     def _missing(self, name: object, where: str = "visible") -> str:
@@ -284,6 +286,15 @@ def check_name(name: object) -> None:
     """Raise a BlobTypeError unless a name is text."""
     if type(name) is not str and not isinstance(name, str):
         raise BlobTypeError(f"the name of a blob is a str, got {type(name).__name__} {name!r}")
+
+
+def check_bindings(bindings: object) -> None:
+    """Raise a BlobTypeError unless bindings are a mapping."""
+    if type(bindings) is not dict and not isinstance(bindings, Mapping):
+        raise BlobTypeError(
+            f"bindings are a mapping of names here to names in the parent, got {type(bindings).__name__} "
+            f"{bindings!r}; pass a dict"
+        )
 
 
 def _check_parent(parent: object) -> Namespace:

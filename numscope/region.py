@@ -68,6 +68,7 @@ class Region:
         """
         lengths = [align(size) for size in sizes]
         total = sum(lengths)
+        self.version += 1
         if total == 0:
             return [Place(None, 0, 0) for _ in lengths]
         arena = self.arena
@@ -82,7 +83,6 @@ class Region:
                 raise arena._exhausted(total, name)
             segment, offset = found
             self.used += total
-            self.version += 1
         places = []
         for length in lengths:
             places.append(Place(segment.reference if length else None, offset if length else 0, length))
@@ -97,14 +97,24 @@ class Region:
         token = place.segment() if place.segment is not None else memory.token()
         return memory.array(token, place.offset, shape, dtype)
 
-    def drop(self, place: Place, array: Any, *, keep: bool = False) -> None:
+    def span(self, place: Place, dtype: np.dtype[Any], arrays: Sequence[Any]) -> Any:
+        """Return a 1-D array over a place where several arrays lie, each of which it keeps alive."""
+        memory = self.arena._memory
+        if memory is None:
+            raise DeviceUnavailableError(f"the arena on {self.arena.device} is closed")
+        shape = (place.nbytes // dtype.itemsize,)
+        return memory.array(memory.token(keeps=tuple(arrays)), place.offset, shape, dtype)
+
+    def drop(self, place: Place, array: Any, name: str = "", *, keep: bool = False) -> None:
         """Take a blob's bytes back as soon as its array dies, which the caller is about to let go.
 
         Parameters
         ----------
         place : Place
         array : array or None
-            What stands there; None on a device without memory.
+            What stands there; None on a device without memory, or if nothing was made there.
+        name : str
+            The blob's, for the error of an arena that closes while `array` is alive.
         keep : bool
             Leave the bytes with this region, for the blob that will take their place.
         """
@@ -117,10 +127,19 @@ class Region:
             if array is None:
                 arena._reclaim(place, keep)
                 return
-            reference = BlobReference(array, arena._returned.append)
-            reference.place = place
-            reference.keep = keep
-            arena._removed[id(reference)] = reference
+            self._watch(array, name, place, keep)
+
+    def watch(self, array: Any, name: str) -> None:
+        """Remember the name of an array that will outlive the release of its segment."""
+        with self.arena._lock:
+            self._watch(array, name, Place(None, 0, 0), keep=False)
+
+    def _watch(self, array: Any, name: str, place: Place, keep: bool) -> None:
+        reference = BlobReference(array, self.arena._returned.append)
+        reference.place = place
+        reference.keep = keep
+        reference.name = name
+        self.arena._removed[id(reference)] = reference
 
     def release(self) -> None:
         """Give all segments up; each returns when the last array in it has died."""

@@ -29,9 +29,10 @@ class SegmentReference(weakref.ref[Any]):
 class BlobReference(weakref.ref[Any]):
     """Watches the array of a blob that is gone, whose bytes are wanted back."""
 
-    __slots__ = ("keep", "place")
+    __slots__ = ("keep", "name", "place")
     place: Place
     keep: bool
+    name: str  # for the error of an arena that closes under a view
 
 
 class Segment:

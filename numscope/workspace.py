@@ -19,7 +19,6 @@ from numscope.device import resolve_device
 from numscope.errors import (
     BindingError,
     BlobTypeError,
-    NumscopeError,
     OperatorError,
     StackError,
 )
@@ -255,7 +254,7 @@ class Workspace(Contents):
         with self._guard:
             if release:
                 for blob in self._blobs.values():
-                    blob.forget()
+                    blob.leave_with_all()
                 self._blobs.clear()
                 self._plans.clear()
                 self._region.release()
@@ -293,8 +292,10 @@ class Workspace(Contents):
         ------
         ArenaExhausted
             Too little room; the workspace is as before.
+        BindingError
+            The file is damaged, truncated or no safetensors file.
         BlobTypeError
-            The file is damaged or no safetensors file, or has a dtype that is not known.
+            It has a dtype that is not known.
         OSError
             The file cannot be read.
         """
@@ -310,7 +311,7 @@ class Workspace(Contents):
                 fits = isinstance(value, str) or blob.fits(value.shape, value.dtype)
                 place = None if fits else blob._region.place([value.nbytes], name)[0]
                 steps.append((name, blob, place))
-        except NumscopeError:
+        except BaseException:  # an interrupt as well: these places belong to no blob yet
             for _, blob, place in steps:
                 if place is not None:
                     blob._region.drop(place, None)
