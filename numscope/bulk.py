@@ -17,7 +17,7 @@ import numpy as np
 from numscope import kernels
 from numscope.blob import Blob
 from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError, DeviceUnavailableError
-from numscope.namespace import Namespace, ancestors
+from numscope.namespace import Namespace, ancestors, check_name
 
 if TYPE_CHECKING:
     from numscope.workspace import Workspace
@@ -28,6 +28,7 @@ Names = Iterable[str] | Callable[[str], bool] | None
 
 MAX_PLANS = 64  # a workspace that is merged into many others must not grow with them
 _BYTES = np.dtype(np.uint8)
+_Call = tuple[Callable[..., Any], bool]  # a prepared kernel call, and whether it takes a factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Plan:
         The workspaces whose names or places the plan depends on, as they were.
     """
 
-    calls: tuple[tuple[Callable[..., Any], bool], ...]
+    calls: tuple[_Call, ...]
     other: weakref.ref[Namespace]
     versions: tuple[tuple[weakref.ref[Namespace], int], ...]
 
@@ -76,14 +77,6 @@ class Plan:
                 return False
         return True
 
-    def run(self, alpha: float) -> None:
-        """Make the calls."""
-        for call, takes_alpha in self.calls:
-            if takes_alpha:
-                call(alpha)
-            else:
-                call()
-
 
 def select(workspace: Workspace, names: Names, *, tensors_only: bool = True) -> dict[str, Blob]:
     """Return the chosen local blobs, in the order of their making if no other was given."""
@@ -94,19 +87,12 @@ def select(workspace: Workspace, names: Names, *, tensors_only: bool = True) -> 
             for name, blob in local.items()
             if (names is None or names(name)) and (blob.is_tensor or not tensors_only)
         }
-    if isinstance(names, str):
-        raise BlobTypeError(f"names= takes an iterable of names or a predicate, got the text {names!r}")
     chosen: dict[str, Blob] = {}
-    for name in names:
+    for name in _as_tuple(names):
         blob = local.get(name)
         if blob is None:
             raise BlobNotFoundError(workspace._missing(name, "local"))
-        if tensors_only and not blob.is_tensor:
-            kind = blob.type
-            raise BlobTypeError(
-                f"blob {name!r} holds {kind.name if kind else 'nothing'}, expected a tensor; leave it out"
-            )
-        chosen[name] = blob
+        chosen[name] = workspace._local_tensor(name) if tensors_only else blob
     return chosen
 
 
@@ -131,9 +117,13 @@ def merge(workspace: Workspace, other: Workspace, names: Names, how: Merging, al
     """Add or copy local tensors into the blobs of the same names in another workspace."""
     if not isinstance(other, Namespace):
         raise BlobTypeError(f"the target is a Workspace, got {type(other).__name__} {other!r}")
+    try:
+        alpha = float(alpha)
+    except (TypeError, ValueError):
+        raise BlobTypeError(f"alpha is a real number, got {type(alpha).__name__} {alpha!r}") from None
     unscaled = alpha == 1.0
 
-    def calls(chosen: dict[str, Blob]) -> list[tuple[Callable[..., Any], bool]]:
+    def calls(chosen: dict[str, Blob]) -> list[_Call]:
         return _merging(workspace, other, chosen, how, unscaled)
 
     with other._guard:
@@ -146,27 +136,46 @@ def _run(
     names: Names,
     what: object,
     alpha: float,
-    make_calls: Callable[[dict[str, Blob]], list[tuple[Callable[..., Any], bool]]],
+    make_calls: Callable[[dict[str, Blob]], list[_Call]],
 ) -> None:
     """Run the plan of a piece of work, which is made where there is no current one."""
-    if names is not None and not callable(names) and not isinstance(names, str):
-        names = tuple(names)
-    key = (what, id(other), names)
+    if callable(names):  # its answer may change
+        for call in make_calls(select(workspace, names)):
+            _call(call, alpha)
+        return
+    key = (what, id(other), names if names is None else _as_tuple(names))
     plan = workspace._plans.get(key)
     if plan is None or not plan.is_current(other):
         involved = {id(w): w for w in chain((workspace,), ancestors(other))}.values()
         versions = tuple((weakref.ref(w), w._region.version) for w in involved)
-        plan = Plan(tuple(make_calls(select(workspace, names))), weakref.ref(other), versions)
-        if callable(names):  # its answer may change
-            workspace._plans.pop(key, None)
-        else:
-            if len(workspace._plans) >= MAX_PLANS:
-                workspace._plans.clear()
-            workspace._plans[key] = plan
-    plan.run(alpha)
+        plan = Plan(tuple(make_calls(select(workspace, key[2]))), weakref.ref(other), versions)
+        if len(workspace._plans) >= MAX_PLANS:
+            workspace._plans.clear()
+        workspace._plans[key] = plan
+    for call in plan.calls:
+        _call(call, alpha)
 
 
-def _zeroing(blobs: Iterable[Blob]) -> list[tuple[Callable[..., Any], bool]]:
+def _call(call: _Call, alpha: float) -> None:
+    run, takes_alpha = call
+    if takes_alpha:
+        run(alpha)
+    else:
+        run()
+
+
+def _as_tuple(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise BlobTypeError(
+            f"names= takes an iterable of names or a predicate, got {type(names).__name__} {names!r}"
+        )
+    chosen = tuple(names)
+    for name in chosen:
+        check_name(name)
+    return chosen
+
+
+def _zeroing(blobs: Iterable[Blob]) -> list[_Call]:
     """Return the call that zeroes blobs: neighbours, with the padding between them, are one piece."""
     placed = [b for b in blobs if _has_memory(b)]
     runs: list[list[int]] = []
@@ -184,7 +193,7 @@ def _zeroing(blobs: Iterable[Blob]) -> list[tuple[Callable[..., Any], bool]]:
 
 def _merging(
     workspace: Workspace, other: Workspace, chosen: dict[str, Blob], how: Merging, unscaled: bool
-) -> list[tuple[Callable[..., Any], bool]]:
+) -> list[_Call]:
     """Return the calls that merge blobs: one for each pair of dtypes."""
     pairs = [(blob, _target(workspace, other, name, blob)) for name, blob in chosen.items()]
     if len({id(target) for _, target in pairs}) < len(pairs):
@@ -196,7 +205,7 @@ def _merging(
     for source, target in pairs:
         if _has_memory(source):
             groups.setdefault((source._value.dtype, target._value.dtype), []).append((source, target))
-    calls: list[tuple[Callable[..., Any], bool]] = []
+    calls: list[_Call] = []
     for (source_dtype, target_dtype), group in groups.items():
         try:
             calls += _merging_group(group, how, unscaled)
@@ -208,9 +217,7 @@ def _merging(
     return calls
 
 
-def _merging_group(
-    group: list[tuple[Blob, Blob]], how: Merging, unscaled: bool
-) -> list[tuple[Callable[..., Any], bool]]:
+def _merging_group(group: list[tuple[Blob, Blob]], how: Merging, unscaled: bool) -> list[_Call]:
     source_dtype, target_dtype = (blob._value.dtype for blob in group[0])
     if not how.adds and unscaled and not (how.clears and _is_float(source_dtype)):
         if source_dtype == target_dtype:

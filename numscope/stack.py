@@ -264,6 +264,10 @@ class WorkspaceStack:
             raise BindingError(f"Blob bindings mismatch: {details}; bind as the first time")
 
     def _check_parent(self, parent: Workspace) -> None:
+        if not isinstance(parent, Workspace):
+            raise BindingError(
+                f"Parent workspace must be specified: got {parent!r}; pass the workspace to bind to"
+            )
         if self._parent is None:
             self._parent = weakref.ref(parent)
         elif self._parent() is not parent:

@@ -6,6 +6,7 @@ of dtypes, so that bfloat16, float8 and complex64, for which its NumPy front end
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -58,13 +59,15 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     OSError
         The file cannot be written.
     """
-    from safetensors import TensorSpec, serialize_file  # not at import: only files need it
+    from safetensors import SafetensorError, TensorSpec, serialize_file  # not at import: only files need it
 
     texts: dict[str, str] = {}
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, value in values.items():
         if name == _RESERVED:
             raise BlobTypeError(f"the name {_RESERVED!r} is reserved by safetensors; rename the blob")
+        for text in (name, value) if isinstance(value, str) else (name,):
+            _check_text(name, text)
         if isinstance(value, str):
             texts[name] = value
         elif isinstance(value, np.ndarray) and value.dtype.name in _DTYPES.values():
@@ -86,9 +89,11 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
         os.close(handle)
         serialize_file(tensors, temporary, texts or None)
         _finish(temporary, path)
-    except BaseException:  # an interrupt as well: no half file is left, under whatever name
-        os.unlink(temporary)
-        raise
+    except SafetensorError as error:
+        raise OSError(f"{path!r} cannot be written: {error}") from error
+    finally:  # after an interrupt as well no half file is left, under whatever name
+        with contextlib.suppress(FileNotFoundError):  # it has its right name by now
+            os.unlink(temporary)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -138,6 +143,16 @@ def _finish(temporary: str, path: str) -> None:
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BlobTypeError(
+            f"the name or text of blob {name!r} is not valid Unicode ({error.reason}), which a safetensors "
+            "file has to be; rename the blob, or leave it out with names="
+        ) from None
 
 
 def _kind(value: object) -> str:
