@@ -8,6 +8,7 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):  # a source checkout, no
     if _os.path.isfile(_os.path.join(_root, "kernels", "__init__.py")):
         __path__.append(_root)  # numscope.kernels -> ../kernels
 
+from numscope import initializers, interop
 from numscope.arena import Arena, ArenaStats, default_arena, set_default_arena
 from numscope.blob import Blob
 from numscope.errors import (
@@ -77,6 +78,8 @@ __all__ = [
     "get_variable",
     "get_variable_scope",
     "gradient",
+    "initializers",
+    "interop",
     "is_known_type",
     "known_type",
     "name_scope",

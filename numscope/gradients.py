@@ -8,9 +8,8 @@ touches no memory and no old bit, a NaN for instance, comes back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -23,19 +22,14 @@ from numscope.errors import (
     AccumulationError,
     BindingError,
     BlobNotFoundError,
-    UnknownTypeError,
 )
 from numscope.exclusive import Exclusive
+from numscope.slab import Slab, listed
 from numscope.types import known_dtype
-from numscope.workspace import Workspace
 
 __all__ = ["GradientAccumulator", "GradientStats"]
 
 ACCUMULATORS = ("float32", "float64")
-GRADIENTS = ("float16", "bfloat16", "float32", "float64")
-
-Sources = dict[str, Any]
-Call = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,29 +106,26 @@ class GradientAccumulator(Mapping[str, Any]):
         if reduction not in ("mean", "sum"):
             raise BindingError(f'reduction must be "mean" or "sum", got {reduction!r}')
         default = known_dtype(dtype)
-        self._layout = {name: _parse(name, value, default) for name, value in tensors.items()}
-        self._workspace = Workspace(arena=arena, device=device, name="gradients")
-        self._workspace.allocate(self._layout)
-        self._workspace.zero()  # the padding too, which is seen through `flat`
+        layout = {name: _parse(name, value, default) for name, value in tensors.items()}
+        self._slab = Slab(layout, arena, device)
         self._reduction = reduction
         self._guard = Exclusive("a gradient accumulator")
-        self._recent: tuple[list[Any], list[Call]] | None = None
         self.reset()
 
     # The mapping protocol
 
     def __getitem__(self, name: str) -> Any:
         """Return the array of a name: zeros before the first addition, final after `finish`."""
-        if name not in self._layout:
-            raise BlobNotFoundError(f"no gradient {name!r}; expected one of {_listed(self._layout)}")
-        self._write_zeros([name])
-        return self._workspace[name]
+        if name not in self._slab.layout:
+            raise BlobNotFoundError(f"no gradient {name!r}; expected one of {listed(self._slab.layout)}")
+        self._slab.write_zeros([name])
+        return self._slab.workspace[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._layout)
+        return iter(self._slab.layout)
 
     def __len__(self) -> int:
-        return len(self._layout)
+        return len(self._slab.layout)
 
     # A Mapping compares its items, and arrays have no truth value: an accumulator is equal to itself only.
     __eq__ = object.__eq__
@@ -142,18 +133,17 @@ class GradientAccumulator(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         state = "finished" if self._finished else f"{self._micro_batches} micro-batches"
-        return f"<numscope.GradientAccumulator on {self._workspace.device}: {len(self)} gradients, {state}>"
+        return f"<numscope.GradientAccumulator on {self.arena.device}: {len(self)} gradients, {state}>"
 
     @property
     def arena(self) -> Arena:
         """The arena that the sums lie in."""
-        return self._workspace.arena
+        return self._slab.workspace.arena
 
     @property
     def flat(self) -> dict[str, Any]:
         """Name of a dtype -> the 1-D array over all sums of it, the zeros between them included."""
-        self._write_zeros(self._layout)
-        return {kind.name: self._workspace.flat(names) for kind, names in self._by_dtype().items()}
+        return self._slab.flat()
 
     # The ledger
 
@@ -214,8 +204,9 @@ class GradientAccumulator(Mapping[str, Any]):
                     "add() after finish(): the sums are final; call reset() before the next micro-batch"
                 )
             weight = _number(weight, "weight")
-            sources = self._check(grads, allow_missing, zero_source)
-            calls, copies = self._prepare(sources, zero_source)
+            slab = self._slab
+            sources = slab.check(grads, allow_missing=allow_missing, writes=zero_source)
+            addition = slab.addition(sources, zero_source=zero_source)
             if skip_nonfinite and kernels.stats(list(sources.values())).nonfinite:
                 self._skipped += 1
                 adds = False
@@ -224,11 +215,11 @@ class GradientAccumulator(Mapping[str, Any]):
                 self._micro_batches += 1
                 adds = weight != 0 and math.isfinite(weight)
             if adds:
-                for call in calls:
+                for call in addition.calls:
                     call(weight if self._reduction == "mean" else 1.0)
-                self._fresh -= sources.keys()
+                slab.written(sources)
             if zero_source:
-                kernels.zero(copies if adds else list(sources.values()))
+                kernels.zero(addition.gaps if adds else list(sources.values()))
 
     def finish(
         self,
@@ -271,14 +262,13 @@ class GradientAccumulator(Mapping[str, Any]):
         with self._guard:
             factor = self._factor(mean, _divisor(unscale))
             limit = None if max_norm is None else _limit(max_norm)
-            self._write_zeros(self._layout)
-            measured = self._measure()
+            measured = self._slab.measure()
             if measured.nonfinite and error_if_nonfinite:
                 raise AccumulationError(
                     f"{measured.nonfinite} elements of the gradients are NaN or infinite, expected none; "
                     "reset() and leave this step out, or pass skip_nonfinite=True to add()"
                 )
-            norm = self._norm(measured) * abs(factor)
+            norm = self._slab.norm(measured) * abs(factor)
             coefficient = 1.0
             if measured.nonfinite:
                 factor = 1.0
@@ -286,8 +276,7 @@ class GradientAccumulator(Mapping[str, Any]):
                 coefficient = limit / norm
                 factor *= coefficient
             if not defer and factor != 1.0:
-                for call in self._scaling:
-                    call(factor)
+                self._slab.scale(factor)
             self._deferred = factor if defer else 1.0
             self._finished = True
             return GradientStats(
@@ -320,8 +309,8 @@ class GradientAccumulator(Mapping[str, Any]):
                 raise AccumulationError(
                     "copy_to() before finish(): the sums are not final; call finish() first"
                 )
-            arrays = self._check(targets, allow_missing=True, writes=True)
-            sums = [self._workspace[name] for name in arrays]
+            arrays = self._slab.check(targets, allow_missing=True, writes=True)
+            sums = [self._slab.workspace[name] for name in arrays]
             try:
                 kernels.accumulate(list(arrays.values()), sums, alpha=self._deferred, beta=0.0)
             except ValueError as error:
@@ -333,7 +322,7 @@ class GradientAccumulator(Mapping[str, Any]):
         Arrays handed out before see undefined values until the next `finish`.
         """
         with self._guard:
-            self._fresh = set(self._layout)  # names to which nothing was added yet
+            self._slab.reset()
             self._weight = 0.0
             self._micro_batches = 0
             self._skipped = 0
@@ -343,102 +332,9 @@ class GradientAccumulator(Mapping[str, Any]):
     def all_finite(self) -> bool:
         """Tell whether no element of the sums is NaN or infinite."""
         with self._guard:
-            self._write_zeros(self._layout)
-            return self._measure().nonfinite == 0
+            return self._slab.measure().nonfinite == 0
 
     # Inside
-
-    @cached_property
-    def _measuring(self) -> list[Call]:
-        return [kernels.prepare("stats", pieces) for pieces in self._workspace.pieces(self._layout).values()]
-
-    @cached_property
-    def _scaling(self) -> list[Call]:
-        return [kernels.prepare("scale", pieces) for pieces in self._workspace.pieces(self._layout).values()]
-
-    def _measure(self) -> kernels.Stats:
-        return kernels.merge([call() for call in self._measuring])
-
-    def _by_dtype(self) -> dict[np.dtype[Any], list[str]]:
-        groups: dict[np.dtype[Any], list[str]] = {}
-        for name, (_, kind) in self._layout.items():
-            groups.setdefault(kind, []).append(name)
-        return groups
-
-    def _write_zeros(self, names: Sequence[str] | Mapping[str, Any]) -> None:
-        """Make zeros of sums to which nothing was added, before somebody looks at them."""
-        fresh = [name for name in names if name in self._fresh] if self._fresh else []
-        if fresh:
-            self._workspace.zero(fresh)
-            self._fresh.difference_update(fresh)
-
-    def _check(self, arrays: Mapping[str, Any], allow_missing: bool, writes: bool) -> Sources:
-        """Return the arrays in the order of the layout, after checking each."""
-        if not isinstance(arrays, Mapping):
-            raise BindingError(f"expected a mapping of names to arrays, got {type(arrays).__name__}")
-        unknown = [name for name in arrays if name not in self._layout]
-        if unknown:
-            raise BindingError(f"unknown gradient {unknown[0]!r}; expected {_listed(self._layout)}")
-        source = self._workspace.source
-        found: Sources = {}
-        for name, (shape, _) in self._layout.items():
-            value = arrays.get(name)
-            if value is None:
-                if not allow_missing:
-                    raise BindingError(
-                        f"gradient {name!r} is missing, expected one of shape {shape}; "
-                        "pass allow_missing=True to add nothing for it"
-                    )
-                continue
-            try:
-                array = source(value, f"gradient {name!r}")
-            except UnknownTypeError as error:
-                raise BindingError(str(error)) from None
-            if array.shape != shape:
-                raise BindingError(f"gradient {name!r} has shape {tuple(array.shape)}, expected {shape}")
-            if array.dtype.name not in GRADIENTS:
-                raise BindingError(
-                    f"gradient {name!r} is of {array.dtype}, expected {', '.join(GRADIENTS)}; convert it"
-                )
-            if writes and ((array is not value and not hasattr(value, "dtype")) or not _is_writable(array)):
-                raise BindingError(
-                    f"{name!r} is read-only, expected an array to write into; pass a copy of it"
-                )
-            found[name] = array
-        return found
-
-    def _prepare(self, sources: Sources, zero_source: bool) -> tuple[list[Call], list[Any]]:
-        """Return one kernel call for each pair of dtypes, and sources with gaps, of which copies are read.
-
-        The calls of the last micro-batch serve again where its gradients lay in the same places, as those
-        of an arena do.
-        """
-        gaps: list[Any] = []
-        groups: dict[tuple[bool, np.dtype[Any], np.dtype[Any]], tuple[list[str], list[Any]]] = {}
-        for name, array in sources.items():
-            if not array.flags.c_contiguous:
-                gaps.append(array)
-                array = array.copy(order="C")
-            key = (name in self._fresh, array.dtype, self._layout[name][1])
-            names, arrays = groups.setdefault(key, ([], []))
-            names.append(name)
-            arrays.append(array)
-        pieces = [kernels.Pieces.of(arrays) for _, arrays in groups.values()]
-        signature: list[Any] = [zero_source, *groups, *(names for names, _ in groups.values())]
-        signature += [p.addresses.tolist() for p in pieces]
-        if self._recent is not None and not gaps and self._recent[0] == signature:
-            return self._recent[1], gaps
-        calls: list[Call] = []
-        for ((fresh, _, _), (names, _)), source in zip(groups.items(), pieces, strict=True):
-            (target,) = self._workspace.pieces(names).values()
-            beta = 0.0 if fresh else 1.0
-            try:
-                call = kernels.prepare("accumulate", target, source, beta=beta, zero_source=zero_source)
-            except ValueError as error:
-                raise BindingError(f"gradients {_listed(names)}: {error}") from None
-            calls.append(call)
-        self._recent = None if gaps else (signature, calls)
-        return calls, gaps
 
     def _factor(self, mean: bool, unscale: float) -> float:
         if self._finished:
@@ -451,18 +347,6 @@ class GradientAccumulator(Mapping[str, Any]):
             )
         return 1.0 / unscale / (self._weight if mean and not everything_skipped else 1.0)
 
-    def _norm(self, measured: kernels.Stats) -> float:
-        """Return the L2 norm of the sums as they are.
-
-        Squares of float32 stay in float64's range. Those of float64 may leave it; they are then taken of
-        values divided by the largest one.
-        """
-        total, largest = measured.sum_of_squares, measured.max_abs
-        if measured.nonfinite or largest == 0 or math.inf > total > 1e-290:
-            return math.sqrt(total)
-        arrays = (np.asarray(self._workspace.fetch(name), np.float64) for name in self._layout)
-        return largest * math.sqrt(math.fsum(float(np.sum(np.square(a / largest))) for a in arrays))
-
 
 def _parse(name: str, value: Any, default: np.dtype[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return shape and dtype of what describes a gradient."""
@@ -473,14 +357,9 @@ def _parse(name: str, value: Any, default: np.dtype[Any]) -> tuple[tuple[int, ..
         shape, dtype = value[0], known_dtype(value[1])
     if dtype.name not in ACCUMULATORS:
         raise BindingError(
-            f"gradient {name!r}: sums of {dtype} are not known, expected {_listed(ACCUMULATORS)}"
+            f"gradient {name!r}: sums of {dtype} are not known, expected {listed(ACCUMULATORS)}"
         )
     return as_shape(shape, dtype.itemsize), dtype
-
-
-def _listed(names: Any) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _number(value: Any, what: str) -> float:
@@ -502,8 +381,3 @@ def _limit(max_norm: Any) -> float:
     if not value >= 0:
         raise BindingError(f"max_norm must be 0 or more, got {value}")
     return value
-
-
-def _is_writable(array: Any) -> bool:
-    flags = getattr(array, "flags", None)
-    return bool(getattr(flags, "writeable", True))

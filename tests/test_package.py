@@ -54,3 +54,10 @@ def test_every_subpackage_is_in_the_wheel():
     for init in ROOT.glob("numscope/**/__init__.py"):
         found.add(".".join(init.parent.relative_to(ROOT).parts))
     assert set(listed) == found
+
+
+def test_the_example_of_the_readme_runs(capsys):
+    text = (ROOT / "README.md").read_text()
+    example = text.partition("```python\n")[2].partition("```")[0]
+    exec(compile(example, "README.md", "exec"), {})
+    assert "GradientStats(norm=" in capsys.readouterr().out

@@ -1,0 +1,213 @@
+"""The memory of a gradient accumulator: one piece of an arena for each dtype, and kernel calls over it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from numscope import kernels
+from numscope.arena import Arena
+from numscope.errors import BindingError, UnknownTypeError
+from numscope.workspace import Workspace
+
+__all__ = ["Addition", "Layout", "Slab", "listed"]
+
+GRADIENTS = ("float16", "bfloat16", "float32", "float64")
+
+Layout = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]  # name -> shape, dtype
+Call = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Kernel calls that add the gradients of a micro-batch, checked and ready.
+
+    Attributes
+    ----------
+    sources : dict of str to array
+        The gradients, in the order of the layout.
+    calls : list of callables
+        One for each pair of dtypes; each takes the factor.
+    gaps : list of array
+        Gradients that are not contiguous.
+    copies : list of array
+        What is read instead of those; the calls do not keep them alive.
+    """
+
+    sources: dict[str, Any]
+    calls: list[Call]
+    gaps: list[Any]
+    copies: list[Any]
+
+
+class Slab:
+    """Sums of gradients, each with a mark that nothing was added to it yet.
+
+    Parameters
+    ----------
+    layout : dict
+        Name -> shape and dtype.
+    arena, device : optional
+        As for a workspace.
+    """
+
+    def __init__(self, layout: Layout, arena: Arena | None, device: str | None) -> None:
+        self.layout = layout
+        self.workspace = Workspace(arena=arena, device=device, name="gradients")
+        self.workspace.allocate(layout)
+        self.workspace.zero()  # the padding too, which is seen through `flat`
+        self._fresh: set[str] = set(layout)
+        self._recent: tuple[list[Any], list[Call]] | None = None
+
+    def reset(self) -> None:
+        """Mark all sums as fresh, without touching their memory."""
+        self._fresh = set(self.layout)
+
+    def written(self, names: Iterable[str]) -> None:
+        """Note that something was added to sums."""
+        self._fresh.difference_update(names)
+
+    def write_zeros(self, names: Iterable[str] | None = None) -> None:
+        """Make zeros of fresh sums, before somebody looks at them."""
+        if self._fresh:
+            fresh = [name for name in (self.layout if names is None else names) if name in self._fresh]
+            if fresh:
+                self.workspace.zero(fresh)
+                self._fresh.difference_update(fresh)
+
+    def check(
+        self, arrays: Mapping[str, Any], *, allow_missing: bool = False, writes: bool = False
+    ) -> dict[str, Any]:
+        """Return arrays that belong to the sums, in the order of the layout, after checking each.
+
+        Raises
+        ------
+        BindingError
+            An array has an unknown name, is missing, or has another shape, device or a dtype that is no
+            float; or it is to be written and cannot be.
+        """
+        if not isinstance(arrays, Mapping):
+            raise BindingError(f"expected a mapping of names to arrays, got {type(arrays).__name__}")
+        unknown = [name for name in arrays if name not in self.layout]
+        if unknown:
+            raise BindingError(f"unknown gradient {unknown[0]!r}; expected {listed(self.layout)}")
+        found: dict[str, Any] = {}
+        for name, (shape, _) in self.layout.items():
+            value = arrays.get(name)
+            if value is not None:
+                found[name] = self._check_one(name, value, shape, writes)
+            elif not allow_missing:
+                raise BindingError(
+                    f"gradient {name!r} is missing, expected one of shape {shape}; "
+                    "pass allow_missing=True to add nothing for it"
+                )
+        return found
+
+    def _check_one(self, name: str, value: Any, shape: tuple[int, ...], writes: bool) -> Any:
+        try:
+            array = self.workspace.source(value, f"gradient {name!r}")
+        except UnknownTypeError as error:
+            raise BindingError(str(error)) from None
+        if array.shape != shape:
+            raise BindingError(f"gradient {name!r} has shape {tuple(array.shape)}, expected {shape}")
+        if array.dtype.name not in GRADIENTS:
+            raise BindingError(
+                f"gradient {name!r} is of {array.dtype}, expected {', '.join(GRADIENTS)}; convert it"
+            )
+        # A list has no dtype: what NumPy made of it would be written in vain.
+        if writes and not (hasattr(value, "dtype") and _is_writable(array)):
+            raise BindingError(f"{name!r} is read-only, expected an array to write into; pass a copy of it")
+        return array
+
+    def addition(self, sources: dict[str, Any], *, zero_source: bool) -> Addition:
+        """Return the calls that add checked gradients.
+
+        The calls of the last micro-batch serve again where its gradients lay in the same places, as those
+        of an arena do.
+
+        Raises
+        ------
+        BindingError
+            Gradients overlap the sums, or one another while they are to be zeroed.
+        """
+        gaps, copies = [], []
+        groups: dict[tuple[bool, np.dtype[Any], np.dtype[Any]], tuple[list[str], list[Any]]] = {}
+        for name, array in sources.items():
+            if not array.flags.c_contiguous:
+                gaps.append(array)
+                array = array.copy(order="C")
+                copies.append(array)
+            key = (name in self._fresh, array.dtype, self.layout[name][1])
+            names, arrays = groups.setdefault(key, ([], []))
+            names.append(name)
+            arrays.append(array)
+        pieces = [kernels.Pieces.of(arrays) for _, arrays in groups.values()]
+        signature: list[Any] = [zero_source, *groups, *(names for names, _ in groups.values())]
+        signature += [p.addresses.tolist() for p in pieces]
+        if self._recent is not None and self._recent[0] == signature:
+            return Addition(sources, self._recent[1], gaps, copies)
+        calls: list[Call] = []
+        for ((fresh, _, _), (names, _)), source in zip(groups.items(), pieces, strict=True):
+            (target,) = self.workspace.pieces(names).values()
+            beta = 0.0 if fresh else 1.0
+            try:
+                call = kernels.prepare("accumulate", target, source, beta=beta, zero_source=zero_source)
+            except ValueError as error:
+                raise BindingError(f"gradients {listed(names)}: {error}") from None
+            calls.append(call)
+        self._recent = signature, calls
+        return Addition(sources, calls, gaps, copies)
+
+    def measure(self) -> kernels.Stats:
+        """Return the statistics of all sums."""
+        self.write_zeros()
+        return kernels.merge([call() for call in self._measuring])
+
+    def norm(self, measured: kernels.Stats) -> float:
+        """Return the L2 norm of the sums as they are.
+
+        Squares of float32 stay in float64's range. Those of float64 may leave it; they are then taken of
+        values divided by the largest one.
+        """
+        total, largest = measured.sum_of_squares, measured.max_abs
+        if measured.nonfinite or largest == 0 or math.inf > total > 1e-290:
+            return math.sqrt(total)
+        arrays = (np.asarray(self.workspace.fetch(name), np.float64) for name in self.layout)
+        return float(largest) * math.sqrt(math.fsum(float(np.sum(np.square(a / largest))) for a in arrays))
+
+    def scale(self, factor: float) -> None:
+        """Multiply all sums."""
+        for call in self._scaling:
+            call(factor)
+
+    def flat(self) -> dict[str, Any]:
+        """Return the 1-D array over all sums of each dtype, by its name."""
+        self.write_zeros()
+        names: dict[str, list[str]] = {}
+        for name, (_, dtype) in self.layout.items():
+            names.setdefault(dtype.name, []).append(name)
+        return {kind: self.workspace.flat(group) for kind, group in names.items()}
+
+    @cached_property
+    def _measuring(self) -> list[Call]:
+        return [kernels.prepare("stats", pieces) for pieces in self.workspace.pieces(self.layout).values()]
+
+    @cached_property
+    def _scaling(self) -> list[Call]:
+        return [kernels.prepare("scale", pieces) for pieces in self.workspace.pieces(self.layout).values()]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for an error: the first five, and how many more there are."""
+    known = list(names)
+    more = f" and {len(known) - 5} more" if len(known) > 5 else ""
+    return ", ".join(map(repr, known[:5])) + more
+
+
+def _is_writable(array: Any) -> bool:
+    return bool(getattr(array.flags, "writeable", True))  # CuPy's arrays always are, and have no such flag

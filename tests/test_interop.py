@@ -1,0 +1,75 @@
+"""Arrays in and out of guest libraries; each test runs where its guest is installed."""
+
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import numscope as ns
+
+TYPES = ["bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64"]
+WORDS = ["bfloat16", "float8_e4m3fn", "float8_e5m2"]
+
+
+@pytest.fixture
+def ws():
+    return ns.Workspace(arena=ns.Arena("1 MiB"))
+
+
+@pytest.mark.parametrize("dtype", TYPES + WORDS)
+def test_torch_shares_memory_both_ways(ws, dtype):
+    torch = pytest.importorskip("torch")
+    array = ws.full("x", (2, 3), 1, dtype)
+    tensor = ns.interop.to_torch(array)
+    assert str(tensor.dtype) == f"torch.{dtype}"
+    assert tensor.data_ptr() == array.ctypes.data
+    ws["y"] = tensor
+    assert ws["y"].dtype == array.dtype
+    np.testing.assert_array_equal(ws["y"].view("u1"), array.view("u1"))
+    tensor.copy_(torch.zeros(2, 3).to(tensor.dtype))
+    assert not array.astype("complex64").any()
+
+
+def test_a_tensor_keeps_its_memory(ws):
+    pytest.importorskip("torch")
+    tensor = ns.interop.to_torch(ws.full("x", 4, 7.0))
+    arena = ws.arena
+    ws.clear()
+    assert arena.stats().held_by_views == 256
+    ws.full("other", 4, 1.0)
+    assert tensor.tolist() == [7.0] * 4
+    del tensor
+    assert arena.used == 256
+
+
+def test_torch_tensors_that_need_gradients_come_in(ws):
+    torch = pytest.importorskip("torch")
+    ws["x"] = torch.ones(2, 3, requires_grad=True)
+    ws["t"] = torch.arange(6.0).reshape(2, 3).T
+    assert ws["x"].sum() == 6
+    np.testing.assert_array_equal(ws["t"], np.arange(6.0).reshape(2, 3).T)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32", "bfloat16", "float8_e5m2"])
+def test_jax_both_ways(ws, dtype):
+    jax = pytest.importorskip("jax")
+    out = ns.interop.to_jax(ws.full("x", (2, 3), 2, dtype))
+    assert out.dtype.name == dtype
+    ws["y"] = out + jax.numpy.ones_like(out)
+    assert ws["y"].dtype.name == dtype
+    assert (ws["y"].astype("f4") == 3).all()
+
+
+@pytest.mark.parametrize("guest", ["torch", "jax"])
+def test_a_missing_guest_says_what_to_install(ws, guest, monkeypatch):
+    monkeypatch.setitem(sys.modules, guest, None)
+    with pytest.raises(ImportError, match=f"pip install {guest}"):
+        getattr(ns.interop, f"to_{guest}")(ws.zeros("x", 2))
+
+
+def test_words_of_bfloat16_are_the_same_everywhere(ws):
+    torch = pytest.importorskip("torch")
+    values = np.array([1.0, -0.0, np.inf, 3.14], ml_dtypes.bfloat16)
+    ws["x"] = torch.tensor([1.0, -0.0, np.inf, 3.14], dtype=torch.bfloat16)
+    assert ws["x"].tobytes() == values.tobytes()
