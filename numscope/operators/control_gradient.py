@@ -277,8 +277,9 @@ def while_gradient(context: GradientContext) -> list[Operator]:
                 else context.free_name(f"{outer}_grad")
             )
             seed = context.gradient_of(outer)
+            like = _like(context, outer, seed)
             if seed is None:
-                operators.append(_zeros_like(context.value_after(outer), variable))
+                operators.append(_zeros_like(like, variable))
             elif seed != variable:
                 operators.append(Operator("Copy", [seed], [variable]))
             binder.bind(variable, seeds[inner])
@@ -356,9 +357,15 @@ def _zeros_like(name: str, target: str) -> Operator:
 
 def _zero_fill(context: GradientContext, blob: str, target: str, seeds: Mapping[str, str]) -> Operator:
     """Return a fill of a gradient that one branch does not make."""
-    if blob in seeds:  # of the shape of the blob that the branch writes instead
-        return _zeros_like(seeds[blob], target)
-    return _zeros_like(context.value_after(blob), target)
+    return _zeros_like(_like(context, blob, seeds.get(blob)), target)
+
+
+def _like(context: GradientContext, blob: str, gradient: str | None) -> str:
+    """Return a blob of the shape of another one: its gradient, if it has one, or itself."""
+    if gradient is not None and not context.lenient:
+        return gradient
+    # Also where there is a gradient: fewer blobs may have one than when it was decided what to save.
+    return context.value_after(blob)
 
 
 def _made_first(operators: Iterable[Operator]) -> list[str]:

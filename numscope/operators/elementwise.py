@@ -317,7 +317,7 @@ class BinaryGradientOp(TensorOperator):
         raise NotImplementedError
 
 
-@register_operator("AddGradient", inputs=3, outputs=2, in_place=[(0, 0), (0, 1)], arguments=BROADCAST)
+@register_operator("AddGradient", inputs=3, outputs=2, in_place=True, arguments=BROADCAST)
 class AddGradientOp(BinaryGradientOp):
     """dA = dC and dB = dC, summed to the operands' shapes."""
 
@@ -326,7 +326,7 @@ class AddGradientOp(BinaryGradientOp):
         sum_to(xp, dc, out, operands[side].shape)
 
 
-@register_operator("SubGradient", inputs=3, outputs=2, in_place=[(0, 0), (0, 1)], arguments=BROADCAST)
+@register_operator("SubGradient", inputs=3, outputs=2, in_place=True, arguments=BROADCAST)
 class SubGradientOp(BinaryGradientOp):
     """dA = dC and dB = -dC, summed to the operands' shapes."""
 

@@ -36,7 +36,8 @@ class ConstantFillOp(TensorOperator):
 
     Its shape is the argument's; or that of the input (with `input_as_shape`, the input's values) followed
     by `extra_shape`. Its dtype is the argument's, or float32, or int64 if the value is an integer;
-    ``dtype="input"`` takes the input's.
+    ``dtype="input"`` takes the input's, and makes an empty blob of an empty one, as the gradient of what
+    a branch that was not taken would have made.
     """
 
     def __init__(self, definition: Operator) -> None:
@@ -63,6 +64,11 @@ class ConstantFillOp(TensorOperator):
     def run(self, ws: Workspace) -> None:
         shape, dtype = self.shape, self.dtype
         if self.inputs:
+            if dtype is None and ws[self.inputs[0]] is None:
+                blob = ws.get_blob(self.outputs[0])
+                if blob is not None:
+                    blob.reset()
+                return
             like = self.tensor(ws, 0)
             if self.shape_in_values:
                 if like.ndim != 1 or like.dtype.kind not in "iu":
