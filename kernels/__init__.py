@@ -12,15 +12,13 @@ checks are made once, and a call costs about a microsecond.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from . import arrays
+from .arrays import run
 from .machine import get_num_threads, set_num_threads
-from .pieces import OverlapError, Pieces, as_array, check_overlap
-from .plan import Prepared, Stats, launches, merge, prepare
+from .pieces import Pieces
+from .plan import Prepared, Stats, launches, prepare
 
 __all__ = [
     "Pieces",
@@ -30,15 +28,14 @@ __all__ = [
     "copy",
     "get_num_threads",
     "launches",
-    "merge",
     "prepare",
     "scale",
+    "scatter_add",
     "set_num_threads",
     "stats",
+    "warmup",
     "zero",
 ]
-
-_Arrays = list[NDArray[Any]]
 
 
 def zero(x: Any, *, nontemporal: bool | None = None) -> None:
@@ -59,7 +56,7 @@ def zero(x: Any, *, nontemporal: bool | None = None) -> None:
     ValueError
         For a read-only array.
     """
-    _run("zero", x, nontemporal=nontemporal)
+    run("zero", x, nontemporal=nontemporal)
 
 
 def copy(dst: Any, src: Any, *, nontemporal: bool | None = None) -> None:
@@ -80,7 +77,7 @@ def copy(dst: Any, src: Any, *, nontemporal: bool | None = None) -> None:
     ValueError
         For shapes that differ, read-only destinations, destinations that overlap each other.
     """
-    _run("copy", dst, src, nontemporal=nontemporal)
+    run("copy", dst, src, nontemporal=nontemporal)
 
 
 def accumulate(
@@ -126,7 +123,7 @@ def accumulate(
         As for `copy`, for a `beta` other than 0 and 1, and for a source to be zeroed that is
         read-only or overlaps another array.
     """
-    return _run(
+    return run(
         "accumulate",
         dst,
         src,
@@ -148,7 +145,7 @@ def scale(x: Any, alpha: float) -> None:
     alpha : float
         Rounded to float32 unless `x` is float64 or complex128.
     """
-    _run("scale", x, alpha=alpha)
+    run("scale", x, alpha=alpha)
 
 
 def stats(x: Any) -> Stats:
@@ -164,113 +161,37 @@ def stats(x: Any) -> Stats:
     Stats
         The same bits for the same values and lengths, whatever threads, addresses or strides.
     """
-    return _run("stats", x) or Stats(0.0, 0, 0.0)
+    return run("stats", x) or Stats(0.0, 0, 0.0)
 
 
-def _run(
-    operation: str,
-    dst: Any,
-    src: Any = None,
-    *,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    zero_source: bool = False,
-    stats: bool = False,
-    nontemporal: bool | None = None,
-) -> Stats | None:
-    """Check arrays, give those with gaps a contiguous copy, and run one kernel for each pair of dtypes."""
-    alpha = float(alpha)
-    targets = _arrays(dst)
-    sources = _arrays(src) if operation in ("copy", "accumulate") else None
-    if sources is not None:
-        _check_shapes(targets, sources)
-    if operation != "stats":
-        _check_writable(targets, "destination")
-    if zero_source and sources is not None:
-        _check_writable(sources, "source to be zeroed")
-    write_back: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    targets = _contiguous(targets, write_back if operation != "stats" else None)
-    if sources is not None:
-        sources = _contiguous(sources, write_back if zero_source else None)
+def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0) -> None:
+    """Add rows to the rows of `dst` that `indices` name: ``dst[indices[k]] += alpha * rows[k]``.
 
-    def prepared(origins: _Arrays | None) -> list[Prepared]:
-        pairs = _pairs(targets, origins)
-        if len(pairs) > 1 and operation != "stats":
-            check_overlap(pairs, writes_source=zero_source)
-        return [
-            prepare(
-                operation,
-                target,
-                source,
-                beta=beta,
-                zero_source=zero_source,
-                stats=stats,
-                nontemporal=nontemporal,
-            )
-            for target, source in pairs
-        ]
+    Rows of one index are added in the order of ``k``, so the bits do not depend on threads.
 
-    try:
-        calls = prepared(sources)
-    except OverlapError:
-        if sources is None or zero_source:
-            raise
-        sources = [source.copy() for source in sources]
-        calls = prepared(sources)
-    found = [call(alpha) for call in calls]
-    for array, buffer in write_back:
-        array[...] = buffer
-    if operation == "stats" or stats:
-        return merge([part for part in found if part is not None])
-    return None
+    Parameters
+    ----------
+    dst : array, shape (n, ...)
+        Of float16, bfloat16, float32 or float64.
+    indices : array of int, shape (k,)
+        Each from 0 to ``n - 1``; duplicates are fine.
+    rows : array, shape (k, ...)
+        Of float16, bfloat16, float32 or float64.
+    alpha : float
+        As for `accumulate`.
+
+    Raises
+    ------
+    TypeError
+        For indices that are no integers, and for dtypes without arithmetic.
+    ValueError
+        For an index out of range, shapes that do not fit, and a read-only destination.
+    """
+    arrays.scatter_add(dst, indices, rows, float(alpha))
 
 
-def _arrays(x: Any) -> _Arrays:
-    """Take one array or a sequence of them."""
-    if isinstance(x, np.ndarray) or hasattr(x, "__array_interface__") or hasattr(x, "__dlpack__"):
-        return [as_array(x)]
-    if not isinstance(x, Iterable) or isinstance(x, str | bytes | dict):
-        raise TypeError(f"expected an array or a sequence of arrays, got {type(x).__name__}")
-    return [as_array(array) for array in x]
+def warmup() -> None:
+    """Compile the usual kernels, or load them from the disk cache, before they are needed."""
+    from . import host
 
-
-def _check_shapes(targets: _Arrays, sources: _Arrays) -> None:
-    if len(targets) != len(sources):
-        raise ValueError(f"{len(targets)} destinations and {len(sources)} sources: expected as many of each")
-    for number, (target, source) in enumerate(zip(targets, sources, strict=True)):
-        if target.shape != source.shape:
-            raise ValueError(
-                f"array {number}: source of shape {source.shape}, expected the destination's {target.shape}"
-            )
-
-
-def _check_writable(arrays: _Arrays, what: str) -> None:
-    for number, array in enumerate(arrays):
-        if not array.flags.writeable:
-            raise ValueError(
-                f"array {number}: the {what} is read-only; pass a writable array or a copy of it"
-            )
-
-
-def _contiguous(arrays: _Arrays, write_back: list[tuple[NDArray[Any], NDArray[Any]]] | None) -> _Arrays:
-    """Replace arrays with gaps by contiguous copies, noting which are to be written back."""
-    result = []
-    for array in arrays:
-        if array.flags.c_contiguous:
-            result.append(array)
-            continue
-        result.append(np.ascontiguousarray(array))
-        if write_back is not None:
-            write_back.append((array, result[-1]))
-    return result
-
-
-def _pairs(targets: _Arrays, sources: _Arrays | None) -> list[tuple[Pieces, Pieces | None]]:
-    """Group arrays by dtype and take their pieces."""
-    groups: dict[Any, tuple[_Arrays, _Arrays]] = {}
-    for target, source in zip(targets, targets if sources is None else sources, strict=True):
-        group = groups.setdefault((target.dtype, source.dtype), ([], []))
-        group[0].append(target)
-        group[1].append(source)
-    of: Callable[[_Arrays], Pieces] = Pieces.of
-    return [(of(first), None if sources is None else of(second)) for first, second in groups.values()]
+    host.warmup()

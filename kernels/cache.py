@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -53,6 +54,9 @@ def _root() -> Path | None:
     return usable and usable / f"numscope-kernels-{digest.hexdigest()[:16]}"
 
 
+_changing = threading.RLock()
+
+
 @contextmanager
 def directory(name: str) -> Iterator[bool]:
     """Let the kernels defined inside be cached in a folder of this name.
@@ -66,9 +70,10 @@ def directory(name: str) -> Iterator[bool]:
     if root is None:
         yield False
         return
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(root / name)
-    try:
-        yield True
-    finally:
-        numba.config.CACHE_DIR = before
+    with _changing:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(root / name)
+        try:
+            yield True
+        finally:
+            numba.config.CACHE_DIR = before

@@ -395,6 +395,20 @@ def store_int64(typing_context, address, value):
 
 
 @intrinsic
+def double_of_bits(typing_context, bits, is_double):
+    """Return the float32 or float64 that has these bits, as a float64; of NaNs always the same one."""
+
+    def generate(context, builder, signature, args):
+        long = builder.bitcast(args[0], F64)
+        short = builder.fpext(builder.bitcast(builder.trunc(args[0], I32), F32), F64)
+        value = builder.select(args[1], long, short)
+        nan = builder.bitcast(ir.Constant(I64, 0x7FF8000000000000), F64)
+        return builder.select(builder.fcmp_unordered("uno", value, value), nan, value)
+
+    return types.float64(types.int64, types.boolean), generate
+
+
+@intrinsic
 def fence(typing_context):
     """Wait until streaming stores are visible to all threads."""
 

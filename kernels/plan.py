@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,23 @@ from . import machine
 from .pieces import Pieces, check_overlap
 from .variants import Variant
 
-__all__ = ["Plan", "Prepared", "Stats", "count_launch", "launches", "merge", "prepare"]
+__all__ = [
+    "Plan",
+    "Prepared",
+    "Stats",
+    "count_launch",
+    "launches",
+    "make_plan",
+    "merge",
+    "prepare",
+    "scatter_variant",
+]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 STORED = ("float8_e4m3fn", "float8_e5m2")
 """Floats that can be copied and cast but not computed with."""
+
+ROUNDINGS = ("nearest", "stochastic", "compensated")
 
 
 class Stats(NamedTuple):
@@ -103,6 +115,8 @@ def prepare(
     zero_source: bool = False,
     stats: bool = False,
     nontemporal: bool | None = None,
+    rounding: str = "nearest",
+    remainder: Pieces | None = None,
 ) -> Prepared:
     """Check an operation on pieces and make everything ready for calls.
 
@@ -122,12 +136,20 @@ def prepare(
         Return the `Stats` of `dst` after the write.
     nontemporal : bool, optional
         Write past the caches; by default as soon as the bytes written would not fit into them.
+    rounding : str
+        How a bfloat16 `dst` is written: ``"nearest"``; ``"stochastic"``, to one of the two
+        neighbours, the nearer one more often, so that the mean is right; ``"compensated"``, to the
+        nearest with the exact rest in `remainder`, so that a sum is as exact as one in float32.
+    remainder : Pieces, optional
+        The uint16 words that complete the compensated bfloat16 pieces of `dst`, or of `src` where
+        the operation is ``"copy"``.
 
     Returns
     -------
     Prepared
-        To be called with ``alpha`` (1 by default), which is rounded to the type of the arithmetic:
-        float64 where one side is float64, otherwise float32.
+        To be called with ``alpha`` (1 by default), which is rounded to the type of the arithmetic
+        (float64 where one side is float64, otherwise float32), and ``seed``, for stochastic rounding:
+        the random bits are a function of the seed and of the element's number alone.
 
     Raises
     ------
@@ -136,6 +158,36 @@ def prepare(
     ValueError
         For lengths that differ, overlaps, and a `beta` other than 0 and 1.
     """
+    from . import host
+
+    plan = make_plan(
+        operation,
+        dst,
+        src,
+        beta=beta,
+        zero_source=zero_source,
+        stats=stats,
+        nontemporal=nontemporal,
+        rounding=rounding,
+        remainder=remainder,
+    )
+    prepared: Prepared = host.Prepared(plan)
+    return prepared
+
+
+def make_plan(
+    operation: str,
+    dst: Pieces,
+    src: Pieces | None = None,
+    *,
+    beta: float = 1.0,
+    zero_source: bool = False,
+    stats: bool = False,
+    nontemporal: bool | None = None,
+    rounding: str = "nearest",
+    remainder: Pieces | None = None,
+) -> Plan:
+    """Make all checks and decisions of `prepare`."""
     if operation not in ("zero", "copy", "accumulate", "scale", "stats"):
         raise ValueError(f"unknown operation {operation!r}: expected zero, copy, accumulate, scale or stats")
     if beta not in (0, 1):
@@ -147,24 +199,20 @@ def prepare(
         raise ValueError(f"zero_source is a matter of accumulate, not of {operation}")
     source = dst if src is None else src
     _check_matching(dst, source)
-    if operation == "scale":
-        check_overlap([(dst, None)])
-    elif needs_source:
-        check_overlap([(dst, source)], writes_source=zero_source)
+    pairs: list[tuple[Pieces, Pieces | None]] = [(dst, src)]
+    if remainder is not None:
+        _check_matching(dst, remainder)
+        pairs.append((remainder, None))
+    if needs_source or operation == "scale":
+        check_overlap(pairs, writes_source=zero_source)
     plan = _plan(operation, dst, source, add=bool(beta), zero_source=zero_source, stats=stats)
-    written = 0 if operation == "stats" else dst.nbytes
-    if nontemporal is None:
-        nontemporal = written >= machine.last_level_cache()
-    if nontemporal and not plan.variant.add and plan.variant.write and operation != "scale":
-        plan = _streaming(plan)
-    from . import host
-
-    return host.Prepared(plan)
-
-
-def _streaming(plan: Plan) -> Plan:
-    """Let a plan write past the caches: a gain only where the destination is not read (-10 % otherwise)."""
-    return replace(plan, variant=replace(plan.variant, streaming=True))
+    plan = _rounded(plan, operation, rounding, remainder)
+    # Past the caches only what is not read: on Zen 4, -10 % with memory that is.
+    if operation in ("zero", "copy", "accumulate") and not plan.variant.add:
+        if nontemporal is None:
+            nontemporal = dst.nbytes >= machine.last_level_cache()
+        plan = replace(plan, variant=plan.variant.with_streaming(nontemporal))
+    return plan
 
 
 def _check_matching(dst: Pieces, src: Pieces) -> None:
@@ -213,6 +261,43 @@ def _plan(operation: str, dst: Pieces, src: Pieces, *, add: bool, zero_source: b
         zero_source=zero_source,
     )
     return Plan("blend", variant, dst, src)
+
+
+def _rounded(plan: Plan, operation: str, rounding: str, remainder: Pieces | None) -> Plan:
+    """Choose how bfloat16 is rounded, and where what that needs is to be found."""
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"unknown rounding {rounding!r}: expected {', '.join(ROUNDINGS)}")
+    if (rounding == "compensated") != (remainder is not None):
+        raise ValueError("compensated rounding and a remainder belong together: pass both or none")
+    if rounding == "nearest" or plan.kernel != "blend":
+        return plan
+    rounded = plan.source if operation == "copy" and remainder is not None else plan.destination
+    if rounded.dtype.name != "bfloat16":
+        raise TypeError(f"{rounding} rounding is for bfloat16, not for {rounded.dtype.name}")
+    variant = plan.variant
+    if remainder is None:
+        # Each piece's numbers begin at a multiple of the vectors' lanes.
+        numbers = np.cumsum(-(-rounded.lengths // 64) * 64)
+        first = np.concatenate([np.zeros(1, np.int64), numbers])[:-1]
+        return replace(plan, variant=replace(variant, rounding=rounding), extra=first)
+    if remainder.dtype.name != "uint16":
+        raise TypeError(f"a remainder is of dtype uint16, got {remainder.dtype.name}")
+    split = "bfloat16_split"
+    if operation == "copy":
+        variant = replace(variant, source=split)
+    elif operation == "accumulate":
+        variant = replace(variant, destination=split)
+    else:
+        variant = replace(variant, destination=split, source=split)
+    return replace(plan, variant=variant, extra=remainder.addresses)
+
+
+def scatter_variant(dst: np.dtype[Any], rows: np.dtype[Any]) -> Variant:
+    """Return the variant that adds rows of one dtype to rows of another."""
+    for name in (dst.name, rows.name):
+        if name not in FLOATS:
+            raise TypeError(f"scatter_add is not known for {name}: expected {', '.join(FLOATS)}")
+    return Variant(_stored_as(dst.name), _stored_as(rows.name), add=True)
 
 
 def _stored_as(name: str) -> str:

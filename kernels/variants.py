@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["BLOCK", "Variant"]
 
@@ -48,6 +48,10 @@ class Variant:
     def compute(self) -> str:
         """The type in which the arithmetic is done: float64 as soon as one side is."""
         return "float64" if "float64" in (self.destination, self.source) else "float32"
+
+    def with_streaming(self, streaming: bool) -> Variant:
+        """Return the variant that writes past the caches, or does not."""
+        return replace(self, streaming=streaming)
 
     @property
     def keeps_blocks(self) -> bool:

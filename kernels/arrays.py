@@ -1,0 +1,192 @@
+"""Bring arrays of any kind to the kernels: one or many, of mixed dtypes, with gaps or overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pieces import OverlapError, Pieces, as_array, check_overlap
+from .plan import Plan, Prepared, Stats, make_plan, merge, prepare, scatter_variant
+
+__all__ = ["run", "scatter_add"]
+
+_Arrays = list[NDArray[Any]]
+
+_singles: dict[tuple[Any, ...], Any] = {}
+"""The short way for one array or pair: operation, dtypes, beta and stats -> a `host.Single`."""
+
+
+def run(
+    operation: str,
+    dst: Any,
+    src: Any = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    zero_source: bool = False,
+    stats: bool = False,
+    nontemporal: bool | None = None,
+) -> Stats | None:
+    """Check arrays, give those with gaps a contiguous copy, and run one kernel for each pair of dtypes."""
+    alpha = float(alpha)
+    key = None
+    if type(dst) is np.ndarray and (src is None or type(src) is np.ndarray):
+        origin = dst if src is None else src
+        if not (nontemporal or zero_source):
+            key = (operation, dst.dtype, origin.dtype, beta, stats)
+            single = _singles.get(key)
+            if single is not None:
+                done = single(dst, origin, alpha)
+                if done is not False:
+                    return done if isinstance(done, Stats) else None
+    options: dict[str, Any] = {
+        "beta": beta,
+        "zero_source": zero_source,
+        "stats": stats,
+        "nontemporal": nontemporal,
+    }
+    prepared = _prepare_many(operation, dst, src, options)
+    if prepared is not None:
+        return prepared(alpha)
+    targets = _arrays(dst)
+    sources = _arrays(src) if operation in ("copy", "accumulate") else None
+    if sources is not None:
+        _check_shapes(targets, sources)
+    if operation != "stats":
+        _check_writable(targets, "destination")
+    if zero_source and sources is not None:
+        _check_writable(sources, "source to be zeroed")
+    write_back: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    targets = _contiguous(targets, write_back if operation != "stats" else None)
+    if sources is not None:
+        sources = _contiguous(sources, write_back if zero_source else None)
+
+    def planned(origins: _Arrays | None) -> list[Plan]:
+        pairs = _pairs(targets, origins)
+        if len(pairs) > 1 and operation != "stats":
+            check_overlap(pairs, writes_source=zero_source)
+        return [make_plan(operation, target, source, **options) for target, source in pairs]
+
+    try:
+        plans = planned(sources)
+    except OverlapError:
+        if sources is None or zero_source:
+            raise
+        sources = [source.copy() for source in sources]
+        plans = planned(sources)
+    from . import host
+
+    calls = [host.Prepared(plan) for plan in plans]
+    if key is not None:
+        _singles[key] = host.Single(plans[0], (key[1].itemsize, key[2].itemsize))
+    found = [call(alpha) for call in calls]
+    for array, buffer in write_back:
+        array[...] = buffer
+    if operation == "stats" or stats:
+        return merge([part for part in found if part is not None])
+    return None
+
+
+def _prepare_many(operation: str, dst: Any, src: Any, options: dict[str, Any]) -> Prepared | None:
+    """Prepare a kernel for lists of many simple arrays, or return None where the long way is needed."""
+    if not isinstance(dst, list | tuple) or (src is not None and not isinstance(src, list | tuple)):
+        return None
+    target = Pieces.read(dst, writable=operation != "stats")
+    if target is None or src is None:
+        return None if target is None else prepare(operation, target, **options)
+    if len(src) != len(dst):
+        return None
+    source = Pieces.read(src, writable=options["zero_source"], shaped_as=dst)
+    if source is None:
+        return None
+    try:
+        return prepare(operation, target, source, **options)
+    except OverlapError:
+        return None
+
+
+def _arrays(x: Any) -> _Arrays:
+    """Take one array or a sequence of them."""
+    if isinstance(x, np.ndarray) or hasattr(x, "__array_interface__") or hasattr(x, "__dlpack__"):
+        return [as_array(x)]
+    if not isinstance(x, Iterable) or isinstance(x, str | bytes | dict):
+        raise TypeError(f"expected an array or a sequence of arrays, got {type(x).__name__}")
+    return [as_array(array) for array in x]
+
+
+def _check_shapes(targets: _Arrays, sources: _Arrays) -> None:
+    if len(targets) != len(sources):
+        raise ValueError(f"{len(targets)} destinations and {len(sources)} sources: expected as many of each")
+    for number, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        if target.shape != source.shape:
+            raise ValueError(
+                f"array {number}: source of shape {source.shape}, expected the destination's {target.shape}"
+            )
+
+
+def _check_writable(arrays: _Arrays, what: str) -> None:
+    for number, array in enumerate(arrays):
+        if not array.flags.writeable:
+            raise ValueError(
+                f"array {number}: the {what} is read-only; pass a writable array or a copy of it"
+            )
+
+
+def _contiguous(arrays: _Arrays, write_back: list[tuple[NDArray[Any], NDArray[Any]]] | None) -> _Arrays:
+    """Replace arrays with gaps by contiguous copies, noting which are to be written back."""
+    result = []
+    for array in arrays:
+        if array.flags.c_contiguous:
+            result.append(array)
+            continue
+        result.append(np.ascontiguousarray(array))
+        if write_back is not None:
+            write_back.append((array, result[-1]))
+    return result
+
+
+def _pairs(targets: _Arrays, sources: _Arrays | None) -> list[tuple[Pieces, Pieces | None]]:
+    """Group arrays by dtype and take their pieces."""
+    groups: dict[Any, tuple[_Arrays, _Arrays]] = {}
+    for target, source in zip(targets, targets if sources is None else sources, strict=True):
+        group = groups.setdefault((target.dtype, source.dtype), ([], []))
+        group[0].append(target)
+        group[1].append(source)
+    return [
+        (Pieces.of(first), None if sources is None else Pieces.of(second))
+        for first, second in groups.values()
+    ]
+
+
+def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float) -> None:
+    """Check what `kernels.scatter_add` got, and run it."""
+    target, added, numbers = as_array(dst), as_array(rows), np.asarray(indices)
+    variant = scatter_variant(target.dtype, added.dtype)
+    _check_writable([target], "destination")
+    if numbers.dtype.kind not in "iu" and numbers.size:
+        raise TypeError(f"indices must be integers, got {numbers.dtype}")
+    if numbers.ndim != 1 or target.ndim < 1 or added.shape != (len(numbers), *target.shape[1:]):
+        raise ValueError(
+            f"rows of shape {added.shape} at indices of shape {numbers.shape} do not fit a destination of "
+            f"shape {target.shape}: expected indices (k,) and rows (k, *{target.shape[1:]})"
+        )
+    wrong = np.flatnonzero((numbers < 0) | (numbers >= len(target)))
+    if len(wrong):
+        raise ValueError(
+            f"index {numbers[wrong[0]]} at place {wrong[0]} is out of range: expected 0 to {len(target) - 1}"
+        )
+    if not added.size:
+        return
+    from . import host
+
+    if np.may_share_memory(target, added):
+        added = added.copy()
+    buffer = np.ascontiguousarray(target)
+    host.scatter_add(
+        buffer, np.ascontiguousarray(numbers, np.int64), np.ascontiguousarray(added), variant, alpha
+    )
+    if buffer is not target:
+        target[...] = buffer
