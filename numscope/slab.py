@@ -13,6 +13,7 @@ import numpy as np
 from numscope import kernels
 from numscope.arena import Arena
 from numscope.errors import BindingError, UnknownTypeError
+from numscope.kernels.plan import merge
 from numscope.workspace import Workspace
 
 __all__ = ["Addition", "Layout", "Slab", "listed"]
@@ -166,7 +167,7 @@ class Slab:
     def measure(self) -> kernels.Stats:
         """Return the statistics of all sums."""
         self.write_zeros()
-        return kernels.merge([call() for call in self._measuring])
+        return merge([call() for call in self._measuring])
 
     def norm(self, measured: kernels.Stats) -> float:
         """Return the L2 norm of the sums as they are.
