@@ -233,17 +233,18 @@ def _standardised(values: NDArray[np.float64], trained: NDArray[np.int64]) -> ND
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            archive = {"a single array without a name": archive}
-        # A member that is no array is read as bytes.
-        arrays = {name: archive[name] for name in archive if isinstance(archive[name], np.ndarray)}
+        with open(path, "rb") as file:  # np.load leaves a damaged file open that it opened itself
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                archive = {"a single array without a name": archive}
+            members = {name: archive[name] for name in archive}
     except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise BindingError(
             f"{str(path)!r} is damaged, or holds Python objects ({error}); expected plain arrays; "
             "write it again with np.savez"
         ) from None
-    return _choose(path, arrays)
+    # A member that is no array is read as bytes.
+    return _choose(path, {name: value for name, value in members.items() if isinstance(value, np.ndarray)})
 
 
 def _read_safetensors(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:

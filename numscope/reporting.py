@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import TracebackType
@@ -20,7 +21,8 @@ from numscope.training import Settings
 
 __all__ = ["ProgressView", "as_json", "report_table", "report_values", "values_table"]
 
-PLAIN_LINES = 10  # so many, where the output is no terminal
+PLAIN_LINES = 10  # so many, where the output is no terminal,
+LONGEST_SILENCE = 5.0  # and more of them where a line would come later than this; seconds
 
 
 class ProgressView:
@@ -37,6 +39,7 @@ class ProgressView:
         self._console = console
         self._steps = steps
         self._every = max(1, steps // PLAIN_LINES)
+        self._last_line = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             self._bar = Progress(
@@ -65,7 +68,12 @@ class ProgressView:
         rate = step.examples / step.seconds
         if self._bar is not None:
             self._bar.update(self._task, completed=step.number, loss=step.loss, rate=rate)
-        elif step.number % self._every == 0 or step.number in (1, self._steps):
+        elif (
+            step.number % self._every == 0
+            or step.number in (1, self._steps)
+            or time.monotonic() - self._last_line > LONGEST_SILENCE
+        ):
+            self._last_line = time.monotonic()
             self._console.print(
                 f"step {step.number}/{self._steps}  loss {step.loss:.4f}  {rate:,.0f} examples/s",
                 highlight=False,
@@ -83,7 +91,8 @@ def report_table(report: Report, dataset: Dataset, settings: Settings, device: s
     examples = f"{len(dataset.train_features):,} to train, {len(dataset.test_features):,} to test"
     rows = {
         "data": f"{dataset.name}: {examples}",
-        "model": f"perceptron {widths}, {settings.optimizer}",
+        "model": f"perceptron {widths}",
+        "optimizer": f"{settings.optimizer}, learning rate {settings.rate:g}",
         "device, gradients": f"{device}, {settings.dtype} into float32",
         "steps": f"{report.steps:,} of {settings.steps:,}, {report.epochs:.1f} epochs",
         "micro-batches": f"{report.micro_batches:,} of at most {settings.micro_batch:,} examples",
@@ -120,7 +129,7 @@ def report_values(
             "features": dataset.train_features.shape[1],
             "classes": list(dataset.classes),
         },
-        "settings": {**asdict(settings), "device": device},
+        "settings": {**asdict(settings), "device": device, "lr": settings.rate},
         "interrupted": stopped,
         **asdict(report),
         "largest_difference": max(report.differences.values(), default=None),

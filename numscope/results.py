@@ -1,10 +1,10 @@
-"""What a training run came to, as plain records."""
+"""What a training run came to, as plain records, and the tally that they are made from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Report", "Step", "Times"]
+__all__ = ["Report", "Step", "Tally", "Times"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Step:
     examples, micro_batches : int
     norm : float
         Of the gradient, before clipping.
-    seconds : float
+    seconds, kernels, products : float
+        The time it took; in kernels and in matrix products of that.
     """
 
     number: int
@@ -29,6 +30,53 @@ class Step:
     micro_batches: int
     norm: float
     seconds: float
+    kernels: float
+    products: float
+
+
+class Tally:
+    """Sums over the steps of a run. It does not grow with them.
+
+    Attributes
+    ----------
+    first, last : Step or None
+    examples, micro_batches : int
+    later_examples : int
+        Without those of the first step, like the times.
+    seconds, kernels, products : float
+        Of the steps after the first one.
+    """
+
+    def __init__(self) -> None:
+        self.first: Step | None = None
+        self.last: Step | None = None
+        self.examples = self.micro_batches = self.later_examples = 0
+        self.seconds = self.kernels = self.products = 0.0
+
+    def add(self, step: Step) -> None:
+        """Count a step."""
+        self.examples += step.examples
+        self.micro_batches += step.micro_batches
+        if self.first is None:
+            self.first = step
+        else:
+            self.later_examples += step.examples
+            self.seconds += step.seconds
+            self.kernels += step.kernels
+            self.products += step.products
+        self.last = step
+
+    @property
+    def steps(self) -> int:
+        """How many were counted."""
+        return 0 if self.last is None else self.last.number
+
+    @property
+    def examples_per_second(self) -> float | None:
+        """Of the steps after the first one, or of the first one if it was the only one."""
+        if self.seconds:
+            return self.later_examples / self.seconds
+        return None if self.first is None else self.first.examples / self.first.seconds
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from numscope.errors import AccumulationError, DeviceUnavailableError
 from numscope.gradients import GradientAccumulator
 from numscope.optimizers import OPTIMIZERS, Optimizer
 from numscope.perceptron import Perceptron
-from numscope.results import Report, Step, Times
+from numscope.results import Report, Step, Tally, Times
 from numscope.stack import Frame, WorkspaceStack
 from numscope.stopwatch import Stopwatch
 from numscope.workspace import Workspace
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "Training"]
 
 PLAN_CAPACITY = 1 << 60  # bytes; an arena without memory may be of any size
-CHECKS = 5  # steps whose gradient is compared with that of one batch, spread over the run
+SPREAD_CHECKS = 5  # steps over the run whose gradient is compared with that of one batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,11 @@ class Settings:
     max_norm: float = 1.0
     seed: int = 0
 
+    @property
+    def rate(self) -> float:
+        """The learning rate, chosen or the optimizer's own."""
+        return OPTIMIZERS[self.optimizer].default_lr if self.lr is None else self.lr
+
 
 class _Memory:
     """All memory of a run: made by the same calls on an arena without memory and on a real one.
@@ -87,7 +92,6 @@ class _Memory:
     gradients : GradientAccumulator
     frames, whole : WorkspaceStack
         The frames of micro-batches, and of all examples of a step as one batch.
-    lr : float
     """
 
     EXAMPLES = ("train_features", "train_labels", "test_features", "test_labels")
@@ -110,10 +114,8 @@ class _Memory:
         )
         self.model = Workspace(arena=arena, name="model")
         self.model.allocate(model.shared)
-        optimizer = OPTIMIZERS[settings.optimizer]
-        self.lr = optimizer.default_lr if settings.lr is None else settings.lr
-        self.optimizer: Optimizer = optimizer(
-            Workspace(arena=arena, name="optimizer"), model.parameters, self.lr
+        self.optimizer: Optimizer = OPTIMIZERS[settings.optimizer](
+            Workspace(arena=arena, name="optimizer"), model.parameters, settings.rate
         )
         self.gradients = GradientAccumulator(model.parameters, arena=arena)
         self._bindings = {name: name for name in model.shared}
@@ -174,57 +176,46 @@ class Training:
         self._checks = _checked_steps(settings.steps, -(-examples // self._batch))
         self._differences = dict.fromkeys(self._model.parameters, 0.0)
         self._checked: list[int] = []
-        self._done: list[Step] = []
+        self._tally = Tally()
         self._adding = Stopwatch()
         self._checking = Stopwatch()
         self._segments_after_first = 0
-        self._shares_after_first = (0.0, 0.0)
         self._preparation = time.perf_counter() - start
 
     def steps(self) -> Iterator[Step]:
         """Train, and yield after each step. Stopping here leaves the parameters of a whole step."""
-        while len(self._done) < self.settings.steps:
-            for first in self._epoch():
-                self._done.append(self._step(first))
-                if len(self._done) == 1:
-                    self._segments_after_first = self.arena.stats().segments_taken
-                    self._shares_after_first = self._shares()
-                yield self._done[-1]
-                if len(self._done) == self.settings.steps:
-                    return
+        for number, first in zip(range(1, self.settings.steps + 1), self._beginnings(), strict=False):
+            with _quiet():
+                step = self._step(number, first)
+            self._tally.add(step)
+            if number == 1:
+                self._segments_after_first = self.arena.stats().segments_taken
+            yield step
 
     def report(self) -> Report:
         """Measure the accuracy on the test examples, and return it with what happened so far."""
-        accuracy = self._accuracy()
-        steps = self._done
-        later = steps[1:]
-        seconds = sum(step.seconds for step in later)
-        kernels, products = (
-            now - then for now, then in zip(self._shares(), self._shares_after_first, strict=True)
-        )
-        timed = later or steps
-        trained = sum(step.examples for step in steps)
+        with _quiet():
+            accuracy = self._accuracy()
+        tally, taken = self._tally, self.arena.stats().segments_taken
         return Report(
             accuracy=accuracy,
-            loss=steps[-1].loss if steps else None,
-            steps=len(steps),
-            micro_batches=sum(step.micro_batches for step in steps),
-            examples=trained,
-            epochs=trained / len(self.dataset.train_features),
+            loss=None if tally.last is None else tally.last.loss,
+            steps=tally.steps,
+            micro_batches=tally.micro_batches,
+            examples=tally.examples,
+            epochs=tally.examples / len(self.dataset.train_features),
             differences=dict(self._differences) if self._checked else {},
             checked_steps=tuple(self._checked),
             planned_peak=self._planned_peak,
             reached_peak=self.arena.peak,
-            segments_taken=self.arena.stats().segments_taken - self._segments_after_first if steps else 0,
-            examples_per_second=sum(s.examples for s in timed) / sum(s.seconds for s in timed)
-            if timed
-            else None,
+            segments_taken=0 if tally.first is None else taken - self._segments_after_first,
+            examples_per_second=tally.examples_per_second,
             times=Times(
                 preparation=self._preparation,
-                first_step=steps[0].seconds if steps else 0.0,
-                kernels=kernels if later else 0.0,
-                products=products if later else 0.0,
-                python=seconds - kernels - products if later else 0.0,
+                first_step=0.0 if tally.first is None else tally.first.seconds,
+                kernels=tally.kernels,
+                products=tally.products,
+                python=tally.seconds - tally.kernels - tally.products,
                 checks=self._checking.seconds,
             ),
         )
@@ -242,14 +233,15 @@ class Training:
             self._memory.data.feed(name, values[:, None] if values.ndim == 1 else values)
         self._model.initialise(self._memory.model, self.settings.seed)
 
-    def _epoch(self) -> Iterator[int]:
-        """Put the examples in a new order, and yield where each step begins in it."""
+    def _beginnings(self) -> Iterator[int]:
+        """Yield where each step begins in the order of the examples, which is a new one in each epoch."""
         examples = len(self.dataset.train_features)
-        self._memory.data.feed("order", self._rng.permutation(examples))
-        yield from range(0, examples, self._batch)
+        while True:
+            self._memory.data.feed("order", self._rng.permutation(examples))
+            yield from range(0, examples, self._batch)
 
-    def _step(self, first: int) -> Step:
-        start = time.perf_counter()
+    def _step(self, number: int, first: int) -> Step:
+        start, kernels, products = time.perf_counter(), *self._shares()
         memory, examples = self._memory, min(self._batch, len(self.dataset.train_features) - first)
         loss = memory.model["loss"]
         loss.fill(0)
@@ -263,12 +255,12 @@ class Training:
             micro_batches += 1
         with self._adding:
             stats = memory.gradients.finish(max_norm=self.settings.max_norm)
-        number, mean_loss = len(self._done) + 1, float(loss[0]) / examples
+        mean_loss = float(loss[0]) / examples
         if stats.nonfinite:
             raise AccumulationError(
                 f"step {number}: {stats.nonfinite} elements of the gradient are NaN or infinite (the loss is "
                 f"{mean_loss}), expected finite ones: the training diverged; lower --lr, now "
-                f"{memory.lr:g}"
+                f"{self.settings.rate:g}"
             )
         checked = self._checking.seconds
         if number in self._checks:
@@ -277,7 +269,19 @@ class Training:
             self._checked.append(number)
         memory.optimizer.step(self._xp, memory.model, memory.gradients)
         seconds = time.perf_counter() - start - (self._checking.seconds - checked)
-        return Step(number, mean_loss, examples, micro_batches, stats.norm, seconds)
+        kernels, products = (
+            now - then for now, then in zip(self._shares(), (kernels, products), strict=True)
+        )
+        return Step(
+            number,
+            mean_loss,
+            examples,
+            micro_batches,
+            stats.norm,
+            seconds,
+            kernels=kernels,
+            products=products,
+        )
 
     def _pass(self, model: Perceptron, stack: WorkspaceStack, first: int, rows: int) -> dict[str, Any]:
         """Run forward and backward over examples, in a frame of their own; return the gradients there."""
@@ -320,6 +324,11 @@ class Training:
         return kernels, self._model.products.seconds
 
 
+def _quiet() -> Any:
+    """Let values overflow without a warning: whether they are finite is checked once a step."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
 def _choose_device(device: str) -> str:
     if device != "auto":
         return resolve_device(device).name
@@ -330,6 +339,9 @@ def _choose_device(device: str) -> str:
 
 
 def _checked_steps(steps: int, steps_in_epoch: int) -> frozenset[int]:
-    """Choose steps to check: spread over the run, and the one whose last micro-batch is the smallest."""
-    spread = {1 + (steps - 1) * i // (CHECKS - 1) for i in range(CHECKS)}
-    return frozenset(spread | {min(steps, steps_in_epoch)})
+    """Choose steps to check: some over the run, and the one with the smaller last micro-batch.
+
+    A run may be interrupted: the first few are early.
+    """
+    spread = {1 + (steps - 1) * i // (SPREAD_CHECKS - 1) for i in range(SPREAD_CHECKS)}
+    return frozenset(n for n in spread | {1, 2, 3, steps_in_epoch} if n <= steps)
