@@ -96,7 +96,7 @@ class Differentiation:
         self._holders: dict[str, set[str]] = {}
         self._reserved = {*reserved, *seeds.values(), *self._last}
         for name, gradient in seeds.items():
-            self._parts[name, self._last.get(name, 0)] = [(gradient, False)]
+            self.pass_through((name, self._last.get(name, 0)), gradient)
         for position in reversed(range(len(self._steps))):
             self._differentiate(position, self._steps[position])
         self.gradients: dict[str, str] = {}
@@ -146,7 +146,7 @@ class Differentiation:
         base = target or f"{name}_grad"
         if made:
             wanted = f"_{base}_autosplit_{made - 1}"
-        elif target is not None and all(part != target for part, _ in parts):
+        elif target is not None and not self._is_shared(target, name) and (target, False) not in parts:
             parts.append((target, True))
             return target
         else:
@@ -163,11 +163,15 @@ class Differentiation:
     def free_name(self, wanted: str, blob: str, avoid: Iterable[str] = ()) -> str:
         """Return a name that holds no other blob's gradient and is no forward blob: the wanted one, if so."""
         name, suffix = wanted, 0
-        while name in self._reserved or name in avoid or self._holders.get(name, set()) - {blob}:
+        while name in self._reserved or name in avoid or self._is_shared(name, blob):
             suffix += 1
             name = f"{wanted}_{suffix}"
         self._holders.setdefault(name, set()).add(blob)
         return name
+
+    def _is_shared(self, gradient: str, blob: str) -> bool:
+        """Tell whether a name holds the gradient of another blob."""
+        return bool(self._holders.get(gradient, set()) - {blob})
 
     def taken_names(self) -> set[str]:
         """Return all names that a net running in the same workspace must not use for something else."""
@@ -210,6 +214,8 @@ class Differentiation:
             return
         name, number = value
         target = self._targets.get(name) if number == 0 else None
+        if target is not None and self._is_shared(target, name):
+            target = None
         made = [part for part, by_operator in parts if by_operator]
         if target is None:
             target = made[0] if made else self.free_name(f"{name}_grad", name)
@@ -356,6 +362,10 @@ class GradientContext:
     def free_name(self, wanted: str) -> str:
         """Return a name for a blob of the backward net that is nobody's gradient."""
         return self._differentiation.free_name(wanted, wanted)
+
+    def _is_shared(self, gradient: str, blob: str) -> bool:
+        """Tell whether a name holds the gradient of another blob."""
+        return bool(self._holders.get(gradient, set()) - {blob})
 
     def taken_names(self) -> set[str]:
         """Return the names that nets inside the gradient operator must leave alone."""

@@ -68,7 +68,9 @@ def saves_of(net: Net, bindings: Mapping[str, str], volatile: frozenset[str], co
 def _copy(ws: Workspace, pairs: Iterable[tuple[str, str]]) -> None:
     xp = array_module(ws.device)
     for name, saved in pairs:
-        blob = ws.get_blob(name)
-        if blob is not None and blob.is_tensor:
-            value = blob.value
-            xp.copyto(ws.create_local_blob(saved).tensor(value.shape, value.dtype), value)
+        blob, copy = ws.get_blob(name), ws.create_local_blob(saved)
+        if blob is None or not blob.is_tensor:
+            copy.reset()  # made by a branch that was not taken; the backward net does not take it either
+            continue
+        value = blob.value
+        xp.copyto(copy.tensor(value.shape, value.dtype), value)
