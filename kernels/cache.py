@@ -23,6 +23,9 @@ import numba
 
 __all__ = ["directory"]
 
+_COMPILED = ("dispatch", "floats", "headers", "intrinsics", "leaves", "variants")
+"""The modules that compiled code is made from."""
+
 
 def _roots() -> Iterator[Path]:
     """List the places to try: the user's choice, the package, the user's cache, a temporary folder."""
@@ -48,8 +51,8 @@ def _is_usable(folder: Path) -> bool:
 @cache
 def _root() -> Path | None:
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    for name in _COMPILED:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     usable = next((root for root in _roots() if _is_usable(root)), None)
     return usable and usable / f"numscope-kernels-{digest.hexdigest()[:16]}"
 
