@@ -42,7 +42,6 @@ def ws(arena: ns.Arena) -> ns.Workspace:
 @pytest.fixture
 def no_gc() -> Iterator[None]:
     """Switch the garbage collector off: what is freed then was freed by reference counts."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
