@@ -1,0 +1,322 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, attr-defined, misc, arg-type"
+# Numba infers the types of what it compiles, and ships none of its own.
+"""The kernel on a CUDA device, written in Numba: one body for every `Form`, card and simulator.
+
+A launch walks over the tiles of all runs. One run lies in the arguments; several are rows of a table in
+device memory, and a second table tells of each tile to which row it belongs: two dependent loads a
+tile, both from the L2 cache, where a search would take a dozen.
+
+The statistics come out of the same launch. Every tile has its sum of squares; the CUDA block that
+is the last to finish adds them up in the order that `plan.Stats` fixes, whichever block that is.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from numba import config, cuda, types
+
+from .cuda_forms import GROUPS, THREADS, Form
+from .cuda_layout import COLUMNS, DESTINATION, EXTRA, FIRST, LENGTH, SOURCE, TREE
+
+if config.ENABLE_CUDASIM:
+    from .cuda_simulator import (
+        begin_tile,
+        count_nonfinite,
+        destination_size,
+        device_function,
+        extra_size,
+        keep_sums,
+        lanes,
+        largest_magnitude,
+        load_float64,
+        load_int32,
+        load_int64,
+        measures,
+        nothing_found,
+        plane_size,
+        source_size,
+        spread,
+        step,
+        store_float64,
+        store_int64,
+        take_number,
+        team,
+        tile,
+    )
+else:
+    from .cuda_intrinsics import (
+        begin_tile,
+        count_nonfinite,
+        destination_size,
+        device_function,
+        extra_size,
+        keep_sums,
+        lanes,
+        largest_magnitude,
+        load_float64,
+        load_int32,
+        load_int64,
+        measures,
+        nothing_found,
+        plane_size,
+        source_size,
+        spread,
+        step,
+        store_float64,
+        store_int64,
+        take_number,
+        team,
+        tile,
+    )
+
+__all__ = ["SIGNATURE", "body"]
+
+_SUMS = TREE  # 8 KiB of shared memory, first for the sums of a block's teams (8 for each thread at most)
+
+
+@device_function
+def _blend_tile(form, destination, source, extra, seed, factor, begin, stop, found):
+    """Do this thread's share of the elements from `begin` to `stop` of one run."""
+    width = lanes(form)
+    to, of, more = destination_size(form), source_size(form), extra_size(form)
+    stride = team(form) * width
+    i = begin + (cuda.threadIdx.x % team(form)) * width
+    unaligned = destination & (width * to - 1) | source & (width * of - 1)
+    if plane_size(form) > 0:
+        unaligned |= extra & (width * plane_size(form) - 1)
+    if unaligned == 0:
+        while i + (GROUPS - 1) * stride + width <= stop:
+            found = step(
+                form,
+                destination + to * i,
+                source + of * i,
+                extra + more * i,
+                seed,
+                factor,
+                stride,
+                None,
+                found,
+            )
+            i += GROUPS * stride
+        while i + width <= stop:
+            found = step(
+                form,
+                destination + to * i,
+                source + of * i,
+                extra + more * i,
+                seed,
+                factor,
+                None,
+                None,
+                found,
+            )
+            i += stride
+    while i < stop:
+        found = step(
+            form,
+            destination + to * i,
+            source + of * i,
+            extra + more * i,
+            seed,
+            factor,
+            None,
+            stop - i,
+            found,
+        )
+        i += stride
+    return found
+
+
+@device_function
+def _reduce_block(magnitudes, counts):
+    """Leave the largest magnitude and the sum of the counts of all threads in element 0."""
+    thread = cuda.threadIdx.x
+    half = THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if thread < half:
+            magnitudes[thread] = max(magnitudes[thread], magnitudes[thread + half])
+            counts[thread] += counts[thread + half]
+        half //= 2
+    cuda.syncthreads()
+
+
+@device_function
+def _add_up(sums, partials, tiles):
+    """Add the tiles' sums: `TREE` sums side by side, then by halves; the total is left in element 0.
+
+    Each thread has eight of the sums side by side, in registers: nothing is stored between the
+    loads, so that they overlap.
+    """
+    thread = cuda.threadIdx.x
+    a = b = c = d = e = f = g = h = 0.0
+    address = partials + 8 * thread
+    end = partials + 8 * tiles
+    while address - 8 * thread < end:
+        a += load_float64(address)
+        b += load_float64(address + 8 * THREADS)
+        c += load_float64(address + 16 * THREADS)
+        d += load_float64(address + 24 * THREADS)
+        e += load_float64(address + 32 * THREADS)
+        f += load_float64(address + 40 * THREADS)
+        g += load_float64(address + 48 * THREADS)
+        h += load_float64(address + 56 * THREADS)
+        address += 8 * TREE
+    sums[thread] = (a + e) + (c + g)
+    sums[thread + THREADS] = (b + f) + (d + h)
+    half = THREADS
+    while half > 0:
+        cuda.syncthreads()
+        if thread < half:
+            sums[thread] += sums[thread + half]
+        half //= 2
+    cuda.syncthreads()
+
+
+@device_function
+def _finish(sums, magnitudes, counts, partials, tiles, slots, results):
+    """Combine what all CUDA blocks have found out; run by the last of them."""
+    thread = cuda.threadIdx.x
+    cuda.threadfence()
+    _add_up(sums, partials, tiles)
+    magnitude = 0
+    count = 0
+    slot = thread
+    while slot < cuda.gridDim.x:
+        magnitude = max(magnitude, load_int64(slots + 16 * slot + 8))
+        count += load_int64(slots + 16 * slot + 16)
+        slot += THREADS
+    magnitudes[thread] = magnitude
+    counts[thread] = count
+    _reduce_block(magnitudes, counts)
+    if thread == 0:
+        store_float64(results, sums[0])
+        store_int64(results + 8, magnitudes[0])
+        store_int64(results + 16, counts[0])
+        store_int64(slots, 0)  # ready for the next launch
+
+
+@device_function
+def _run(
+    form,
+    rows,
+    table,
+    destination,
+    source,
+    length,
+    extra,
+    tiles,
+    alpha,
+    seed,
+    partials,
+    slots,
+    results,
+):
+    """Run over all tiles; `body` tells what the arguments are."""
+    thread = cuda.threadIdx.x
+    teams = THREADS // team(form)
+    factor = spread(form, alpha)
+    found = nothing_found(form)
+    if measures(form):
+        sums = cuda.shared.array(_SUMS, types.float64)
+        magnitudes = cuda.shared.array(THREADS, types.int64)
+        counts = cuda.shared.array(THREADS, types.int64)
+        last = cuda.shared.array(1, types.int64)
+    first = types.int64(cuda.blockIdx.x) * teams
+    while first < tiles:
+        number = first + thread // team(form)
+        if number < tiles:
+            begin = number
+            if rows != 0:
+                row = table + 8 * COLUMNS * load_int32(rows + 4 * number)
+                destination = load_int64(row + 8 * DESTINATION)
+                source = load_int64(row + 8 * SOURCE)
+                length = load_int64(row + 8 * LENGTH)
+                extra = load_int64(row + 8 * EXTRA)
+                begin = number - load_int64(row + 8 * FIRST)
+            begin *= tile(form)
+            stop = min(begin + tile(form), length)
+            found = _blend_tile(
+                form, destination, source, extra, seed, factor, begin, stop, begin_tile(form, found)
+            )
+        if measures(form):
+            keep_sums(form, found, sums, thread * lanes(form))
+            cuda.syncthreads()
+            if thread % team(form) == 0 and number < tiles:
+                base = thread * lanes(form)
+                half = team(form) * lanes(form) // 2
+                while half > 0:
+                    for k in range(half):
+                        sums[base + k] += sums[base + half + k]
+                    half //= 2
+                store_float64(partials + 8 * number, sums[base])
+            cuda.syncthreads()
+        first += types.int64(cuda.gridDim.x) * teams
+    if measures(form):
+        magnitudes[thread] = largest_magnitude(found)
+        counts[thread] = count_nonfinite(found)
+        cuda.threadfence()
+        _reduce_block(magnitudes, counts)
+        if thread == 0:
+            slot = slots + 16 * cuda.blockIdx.x
+            store_int64(slot + 8, magnitudes[0])
+            store_int64(slot + 16, counts[0])
+            cuda.threadfence()
+            last[0] = take_number(slots) == cuda.gridDim.x - 1
+        cuda.syncthreads()
+        if last[0] == 1:
+            _finish(sums, magnitudes, counts, partials, tiles, slots, results)
+
+
+@cache
+def body(form: Form) -> Any:
+    """Return the kernel of a form, as a Python function to compile or to simulate.
+
+    Its arguments are those of `SIGNATURE`:
+
+    rows, table : addresses of int32 (tiles,) and int64 (runs, COLUMNS); 0 for one run in the arguments
+    destination, source, length, extra : the one run
+    tiles : how many there are
+    alpha, seed : of the arithmetic and the rounding
+    partials : address of float64 (tiles rounded up to `TREE`,), zero beyond the tiles
+    slots : address of int64 (1 + 2 * CUDA blocks,): a count of the blocks that are done, which must
+        begin at 0, and the largest magnitude and the nonfinite elements of each
+    results : address of a float64 and two int64: sum of squares, largest magnitude (as bits), nonfinites
+    """
+
+    def kernel(
+        rows,
+        table,
+        destination,
+        source,
+        length,
+        extra,
+        tiles,
+        alpha,
+        seed,
+        partials,
+        slots,
+        results,
+    ):
+        _run(
+            form,
+            rows,
+            table,
+            destination,
+            source,
+            length,
+            extra,
+            tiles,
+            alpha,
+            seed,
+            partials,
+            slots,
+            results,
+        )
+
+    return kernel
+
+
+SIGNATURE = types.void(*[types.int64] * 7, types.float64, *[types.int64] * 4)

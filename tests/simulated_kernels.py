@@ -1,0 +1,177 @@
+"""The CUDA kernels in Numba's simulator; `test_cuda_simulator` runs this file in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+from numba import cuda
+from numscope.kernels import Pieces
+from numscope.kernels.cuda import body
+from numscope.kernels.cuda_forms import THREADS
+from numscope.kernels.cuda_layout import TREE, Layout, read_stats
+from numscope.kernels.host import Prepared
+from numscope.kernels.plan import Plan, Stats, make_plan
+from reference import same, values
+
+from numscope import kernels
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOATS = [np.dtype("float16"), BFLOAT16, np.dtype("float32"), np.dtype("float64")]
+FLOAT8 = [np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)]
+ALL = [*FLOATS, *FLOAT8, *(np.dtype(name) for name in ("?", "b", "i2", "u4", "i8", "c8", "c16"))]
+
+
+def launch(plan: Plan, alpha: float = 1.0, seed: int = 0, blocks: int = 2, one: bool = True) -> Stats | None:
+    """Run a plan as `cuda_launch` does, in host memory."""
+    layout = Layout.of(plan)
+    measures = plan.variant.measure
+    table, rows = np.ascontiguousarray(layout.runs), layout.row_of_tile
+    partials = np.zeros(-(-layout.tiles // TREE) * TREE if measures else 1)
+    slots = np.zeros(1 + 2 * blocks, np.int64)
+    found = np.zeros(3, np.int64)
+    if one and len(table) == 1:
+        addresses, run = (0, 0), [int(value) for value in table[0, :3]] + [int(table[0, 4])]
+    else:
+        addresses, run = (rows.ctypes.data, table.ctypes.data), [0, 0, 0, 0]
+    if layout.tiles:
+        cuda.jit(body(layout.form))[blocks, THREADS](
+            *addresses,
+            *run,
+            layout.tiles,
+            alpha,
+            seed,
+            partials.ctypes.data,
+            slots.ctypes.data,
+            found.ctypes.data,
+        )
+    assert slots[0] == 0
+    return read_stats(found, plan.variant.compute) if measures else None
+
+
+def of(array: np.ndarray) -> Pieces:
+    return Pieces.of([array])
+
+
+def placed(array: np.ndarray, offset: int) -> np.ndarray:
+    """Copy an array to `offset` elements behind a multiple of 256 bytes."""
+    memory = np.zeros(array.nbytes + 512 + offset * array.itemsize, np.uint8)
+    start = -memory.ctypes.data % 256 + offset * array.itemsize
+    view = memory[start : start + array.nbytes].view(array.dtype)
+    view[...] = array
+    return view
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_zero_and_copy_every_type_bit_for_bit(dtype):
+    rng = np.random.default_rng(0)
+    for size, left, right in ((0, 0, 0), (1, 0, 0), (33, 1, 1), (257, 0, 3), (1000, 0, 0)):
+        words = rng.integers(0, 2 if dtype.kind == "b" else 256, size * dtype.itemsize).astype(np.uint8)
+        source, target = placed(words.view(dtype), right), placed(np.ones(size, dtype), left)
+        launch(make_plan("copy", of(target), of(source)))
+        assert target.tobytes() == source.tobytes()
+        launch(make_plan("zero", of(target)))
+        assert target.tobytes() == bytes(target.nbytes)
+
+
+@pytest.mark.parametrize("pair", list(itertools.product(FLOATS + FLOAT8, repeat=2)), ids=str)
+def test_casts(pair):
+    to, origin = pair
+    rng = np.random.default_rng(1)
+    source = values(rng, 300, origin)
+    target = np.zeros(300, to)
+    launch(make_plan("copy", of(target), of(source)))
+    assert same(target, reference.cast(source, to))
+
+
+@pytest.mark.parametrize("pair", list(itertools.product(FLOATS, repeat=2)), ids=str)
+def test_accumulate_every_pair_size_and_offset(pair):
+    to, origin = pair
+    rng = np.random.default_rng(2)
+    cases = ((1, 0, 0), (3, 0, 0), (5, 1, 1), (33, 1, 0), (65, 3, 3), (600, 0, 0), (641, 2, 2))
+    # The oracle multiplies and adds float64 with one rounding only where neither overflows nor vanishes.
+    for (size, left, right), (alpha, special) in zip(cases, itertools.cycle([(1.0, True), (0.3, False)])):
+        start = placed(values(rng, size, to, special), left)
+        source = placed(values(rng, size, origin, special), right)
+        target = placed(start, left)
+        launch(make_plan("accumulate", of(target), of(source)), alpha)
+        assert same(target, reference.accumulate(start, source, alpha), units=1)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_scale_overwrite_and_zeroed_source(dtype):
+    rng = np.random.default_rng(3)
+    for size, offset in ((7, 1), (700, 0)):
+        start, source = values(rng, size, dtype), placed(values(rng, size, "f4"), offset)
+        target = placed(start, offset)
+        launch(make_plan("scale", of(target)), 0.7)
+        assert same(target, reference.accumulate(start, start, 0.7, 0.0), units=1)
+        target[...] = np.nan
+        expected = reference.accumulate(target, source, -2.0, 0.0)
+        launch(make_plan("accumulate", of(target), of(source), beta=0.0, zero_source=True), -2.0)
+        assert same(target, expected)
+        assert source.tobytes() == bytes(source.nbytes)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_stats_are_the_bits_of_the_host(dtype):
+    rng = np.random.default_rng(4)
+    for size, offset, special in ((1, 0, False), (2047, 1, False), (4200, 0, False), (33, 0, True)):
+        array = placed(values(rng, size, dtype, special), offset)
+        assert repr(launch(make_plan("stats", of(array)))) == repr(kernels.stats(array))
+
+
+@pytest.mark.parametrize("pair", [("f4", BFLOAT16), ("f4", "f4"), (BFLOAT16, "f4"), ("f8", "f4")], ids=str)
+def test_one_pass_adds_zeroes_and_measures(pair):
+    rng = np.random.default_rng(5)
+    size = 2500
+    start, source = values(rng, size, pair[0]), values(rng, size, pair[1])
+    on_host, on_card = start.copy(), start.copy()
+    taken = source.copy()
+    options = {"zero_source": True, "stats": True}
+    expected = kernels.accumulate(on_host, taken, alpha=1.7, **options)
+    found = launch(make_plan("accumulate", of(on_card), of(source), **options), 1.7)
+    assert same(on_card, on_host)
+    assert not source.view(f"u{source.itemsize}").any()
+    assert repr(found) == repr(expected)
+
+
+def test_one_launch_for_a_list_with_empty_pieces():
+    rng = np.random.default_rng(6)
+    sizes = [0, 1, 3, 2048, 0, 2049, 31, 5, 600, 0]
+    targets = [placed(values(rng, n, "f4", False), n % 4) for n in sizes]
+    sources = [placed(values(rng, n, "f4", False), n % 3) for n in sizes]
+    on_host = [target.copy() for target in targets]
+    expected = kernels.accumulate(on_host, sources, alpha=0.5, stats=True)
+    on_card = [placed(target, n % 4) for n, target in zip(sizes, targets, strict=True)]
+    plan = make_plan("accumulate", Pieces.of(on_card), Pieces.of(sources), stats=True)
+    assert repr(launch(plan, 0.5, blocks=3)) == repr(expected)
+    launch(make_plan("accumulate", Pieces.of(targets), Pieces.of(sources)), 0.5, blocks=3)
+    for left, right, wanted in zip(on_card, targets, on_host, strict=True):
+        assert np.array_equal(left, wanted)
+        assert np.array_equal(right, wanted)
+
+
+def test_more_tiles_than_sums_side_by_side():
+    tiles = TREE + 3
+    rng = np.random.default_rng(7)
+    array = rng.standard_normal(tiles).astype("f4")
+    many = Pieces([array.ctypes.data + 4 * i for i in range(tiles)], [1] * tiles, "f4")
+    assert repr(launch(make_plan("stats", many), blocks=4)) == repr(kernels.prepare("stats", many)())
+
+
+def test_bfloat16_with_stochastic_rounding_and_with_a_remainder():
+    rng = np.random.default_rng(8)
+    start, source = values(rng, 700, BFLOAT16), values(rng, 700, "f4")
+    for rounding in ("stochastic", "compensated"):
+        results = []
+        for run in (lambda plan: Prepared(plan)(0.3, 42), lambda plan: launch(plan, 0.3, 42)):
+            target, rest = placed(start, 0), np.zeros(700, np.uint16)
+            remainder = of(rest) if rounding == "compensated" else None
+            run(make_plan("accumulate", of(target), of(source), rounding=rounding, remainder=remainder))
+            results.append((target, rest))
+        assert same(results[0][0], results[1][0])
+        assert np.array_equal(results[0][1], results[1][1])
