@@ -159,7 +159,12 @@ def test_stats_is_frozen_and_adds_up(arena, ws):
     with pytest.raises(dataclasses.FrozenInstanceError):
         stats.used = 0
     assert (stats.capacity, stats.used, stats.free) == (arena.capacity, 4096, arena.capacity - 4096)
-    assert (stats.segments, stats.segments_taken, stats.segments_returned, stats.held_by_views) == (1, 1, 0, 0)
+    assert (stats.segments, stats.segments_taken, stats.segments_returned, stats.held_by_views) == (
+        1,
+        1,
+        0,
+        0,
+    )
     ws.clear()
     stats = arena.stats()
     assert (stats.segments, stats.segments_taken, stats.segments_returned) == (0, 1, 1)

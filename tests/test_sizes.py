@@ -31,7 +31,23 @@ def test_sizes_are_read(text, nbytes):
 
 
 @pytest.mark.parametrize(
-    "wrong", [0, -1, "0", "0 MiB", "-4 MiB", "12 parsecs", "", "MiB", "1e6", "inf", "nan", "1,5 GB", "0.1 B", "1 M iB"]
+    "wrong",
+    [
+        0,
+        -1,
+        "0",
+        "0 MiB",
+        "-4 MiB",
+        "12 parsecs",
+        "",
+        "MiB",
+        "1e6",
+        "inf",
+        "nan",
+        "1,5 GB",
+        "0.1 B",
+        "1 M iB",
+    ],
 )
 def test_what_is_no_size_is_refused(wrong):
     with pytest.raises(ns.BindingError, match="size|bytes") as error:

@@ -30,7 +30,13 @@ def test_ids_are_distinct_and_stay():
     ids = [ns.known_type(name).id for name in TENSOR_TYPES]
     assert len(set(ids)) == len(ids)
     # c10::ScalarType's
-    assert [ns.known_type(n).id for n in ("uint8", "float16", "float32", "bool", "bfloat16")] == [0, 5, 6, 11, 15]
+    assert [ns.known_type(n).id for n in ("uint8", "float16", "float32", "bool", "bfloat16")] == [
+        0,
+        5,
+        6,
+        11,
+        15,
+    ]
 
 
 def test_other_values_are_known_by_class_and_instance():
@@ -59,7 +65,19 @@ def test_guests_dtypes_are_known():
 
 @pytest.mark.parametrize(
     "wrong",
-    [None, "float31", object, dict, [1, 2], 3, 2.5, np.dtype(">f4"), np.dtype("M8[s]"), np.dtype("U3"), np.longdouble]
+    [
+        None,
+        "float31",
+        object,
+        dict,
+        [1, 2],
+        3,
+        2.5,
+        np.dtype(">f4"),
+        np.dtype("M8[s]"),
+        np.dtype("U3"),
+        np.longdouble,
+    ]
     + [np.dtype([("a", "f4")]), np.array(["text"]), np.array([None])],
     ids=repr,
 )
