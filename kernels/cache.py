@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numba
 
-__all__ = ["directory"]
+__all__ = ["directory", "folder"]
 
 _COMPILED = ("dispatch", "floats", "headers", "intrinsics", "leaves", "variants")
 """The modules that compiled code is made from."""
@@ -49,12 +49,18 @@ def _is_usable(folder: Path) -> bool:
 
 
 @cache
-def _root() -> Path | None:
+def _root(sources: tuple[str, ...] = _COMPILED) -> Path | None:
     digest = hashlib.sha256()
-    for name in _COMPILED:
+    for name in sources:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     usable = next((root for root in _roots() if _is_usable(root)), None)
     return usable and usable / f"numscope-kernels-{digest.hexdigest()[:16]}"
+
+
+def folder(name: str, sources: tuple[str, ...]) -> Path | None:
+    """Return a folder for what is made from these modules; None where nothing can be written."""
+    root = _root(sources)
+    return root and root / name
 
 
 _changing = threading.RLock()
