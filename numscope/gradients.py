@@ -8,6 +8,7 @@ touches no memory and no old bit, a NaN for instance, comes back.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,7 +30,8 @@ from numscope.types import known_dtype
 
 __all__ = ["GradientAccumulator", "GradientStats"]
 
-ACCUMULATORS = ("float32", "float64")
+ACCUMULATORS = ("float32", "float64", "bfloat16", "float16")
+ROUNDINGS = ("nearest", "stochastic", "compensated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ class GradientAccumulator(Mapping[str, Any]):
     tensors : mapping
         Name -> shape, or an array whose shape is meant, or ``(shape, dtype)``.
     dtype : dtype, default "float32"
-        Of the sums where `tensors` says nothing else: float32 or float64. Gradients may be float16,
-        bfloat16, float32 or float64 whatever it is.
+        Of the sums where `tensors` says nothing else: float32, float64, bfloat16 or float16. Gradients may
+        be of any of these whatever it is.
     device : str, optional
         Whose default arena to use; default ``"cpu"``.
     arena : Arena, optional
@@ -78,6 +80,13 @@ class GradientAccumulator(Mapping[str, Any]):
         over (tokens, examples); `add` sums ``weight * gradient``. ``"sum"``: each is the gradient of a
         summed loss, added as it is; its weight enters the ledger only. With either, `finish` divides by
         the total weight, which gives the gradient of one big batch.
+    rounding : {"nearest", "stochastic", "compensated"}
+        Of bfloat16 sums. ``"nearest"`` loses gradients that are small beside their sum (256 + 1 is 256).
+        ``"stochastic"`` rounds to either neighbour, so that sums are right in the mean. ``"compensated"``
+        keeps what was rounded off in 16 more bits, and is as exact as float32. Float16 is rounded to
+        nearest.
+    seed : int, default 0
+        Of stochastic rounding: the same seed and calls give the same bits, on any number of threads.
 
     Raises
     ------
@@ -102,12 +111,16 @@ class GradientAccumulator(Mapping[str, Any]):
         device: str | None = None,
         arena: Arena | None = None,
         reduction: Literal["mean", "sum"] = "mean",
+        rounding: Literal["nearest", "stochastic", "compensated"] = "nearest",
+        seed: int = 0,
     ) -> None:
         if reduction not in ("mean", "sum"):
             raise BindingError(f'reduction must be "mean" or "sum", got {reduction!r}')
+        if rounding not in ROUNDINGS:
+            raise BindingError(f"rounding must be {listed(ROUNDINGS)}, got {rounding!r}")
         default = known_dtype(dtype)
         layout = {name: _parse(name, value, default) for name, value in tensors.items()}
-        self._slab = Slab(layout, arena, device)
+        self._slab = Slab(layout, arena, device, rounding, operator.index(seed))
         self._reduction = reduction
         self._guard = Exclusive("a gradient accumulator")
         self.reset()
@@ -215,9 +228,7 @@ class GradientAccumulator(Mapping[str, Any]):
                 self._micro_batches += 1
                 adds = weight != 0 and math.isfinite(weight)
             if adds:
-                for call in addition.calls:
-                    call(weight if self._reduction == "mean" else 1.0)
-                slab.written(sources)
+                slab.add(addition, weight if self._reduction == "mean" else 1.0)
             if zero_source:
                 kernels.zero(addition.gaps if adds else list(sources.values()))
 
@@ -310,11 +321,7 @@ class GradientAccumulator(Mapping[str, Any]):
                     "copy_to() before finish(): the sums are not final; call finish() first"
                 )
             arrays = self._slab.check(targets, allow_missing=True, writes=True)
-            sums = [self._slab.workspace[name] for name in arrays]
-            try:
-                kernels.accumulate(list(arrays.values()), sums, alpha=self._deferred, beta=0.0)
-            except ValueError as error:
-                raise BindingError(f"the targets of copy_to(): {error}") from None
+            self._slab.copy_to(arrays, self._deferred)
 
     def reset(self) -> None:
         """Begin anew. No memory is touched: the next addition overwrites.

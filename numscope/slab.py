@@ -55,13 +55,28 @@ class Slab:
         Name -> shape and dtype.
     arena, device : optional
         As for a workspace.
+    rounding : str
+        Of bfloat16 sums: ``"nearest"``, ``"stochastic"`` or ``"compensated"``.
+    seed : int
+        Of stochastic rounding.
     """
 
-    def __init__(self, layout: Layout, arena: Arena | None, device: str | None) -> None:
+    def __init__(
+        self, layout: Layout, arena: Arena | None, device: str | None, rounding: str, seed: int
+    ) -> None:
         self.layout = layout
         self.workspace = Workspace(arena=arena, device=device, name="gradients")
         self.workspace.allocate(layout)
         self.workspace.zero()  # the padding too, which is seen through `flat`
+        self._rounding = rounding
+        self._seed = seed
+        # The exact rest of each compensated sum, in 16 more bits: with them it is a float32. Kahan's
+        # summation in two bfloat16 takes as much memory, more time, and is not exact.
+        self._rests = Workspace(arena=self.workspace.arena, name="rests of gradients")
+        if rounding == "compensated":
+            kinds = {n: (s, "uint16") for n, (s, kind) in layout.items() if kind.name == "bfloat16"}
+            self._rests.allocate(kinds)
+            self._rests.zero()
         self._fresh: set[str] = set(layout)
         self._recent: tuple[list[Any], list[Call]] | None = None
 
@@ -69,16 +84,13 @@ class Slab:
         """Mark all sums as fresh, without touching their memory."""
         self._fresh = set(self.layout)
 
-    def written(self, names: Iterable[str]) -> None:
-        """Note that something was added to sums."""
-        self._fresh.difference_update(names)
-
     def write_zeros(self, names: Iterable[str] | None = None) -> None:
         """Make zeros of fresh sums, before somebody looks at them."""
         if self._fresh:
             fresh = [name for name in (self.layout if names is None else names) if name in self._fresh]
             if fresh:
                 self.workspace.zero(fresh)
+                self._rests.zero([name for name in fresh if name in self._rests])
                 self._fresh.difference_update(fresh)
 
     def check(
@@ -157,7 +169,14 @@ class Slab:
             (target,) = self.workspace.pieces(names).values()
             beta = 0.0 if fresh else 1.0
             try:
-                call = kernels.prepare("accumulate", target, source, beta=beta, zero_source=zero_source)
+                call = kernels.prepare(
+                    "accumulate",
+                    target,
+                    source,
+                    beta=beta,
+                    zero_source=zero_source,
+                    **self._rounded(target.dtype, names),
+                )
             except ValueError as error:
                 raise BindingError(f"gradients {listed(names)}: {error}") from None
             calls.append(call)
@@ -168,6 +187,11 @@ class Slab:
         """Return the statistics of all sums."""
         self.write_zeros()
         return merge([call() for call in self._measuring])
+
+    def add(self, addition: Addition, factor: float) -> None:
+        """Add gradients times a factor."""
+        self._run(addition.calls, factor)
+        self._fresh.difference_update(addition.sources)
 
     def norm(self, measured: kernels.Stats) -> float:
         """Return the L2 norm of the sums as they are.
@@ -183,8 +207,28 @@ class Slab:
 
     def scale(self, factor: float) -> None:
         """Multiply all sums."""
-        for call in self._scaling:
-            call(factor)
+        self._run(self._scaling, factor)
+
+    def copy_to(self, targets: dict[str, Any], factor: float) -> None:
+        """Write sums times a factor into checked arrays.
+
+        Raises
+        ------
+        BindingError
+            The arrays overlap one another, or the sums.
+        """
+        sums = {name: self.workspace[name] for name in targets}
+        completed = [name for name in sums if name in self._rests]
+        if completed:
+            whole = {name: np.empty(self.layout[name][0], np.float32) for name in completed}
+            source = self.workspace.pieces(completed)[sums[completed[0]].dtype]
+            rests = self._rounded(source.dtype, completed)
+            kernels.prepare("copy", kernels.Pieces.of(list(whole.values())), source, **rests)()
+            sums |= whole
+        try:
+            kernels.accumulate(list(targets.values()), list(sums.values()), alpha=factor, beta=0.0)
+        except ValueError as error:
+            raise BindingError(f"the targets of copy_to(): {error}") from None
 
     def flat(self) -> dict[str, Any]:
         """Return the 1-D array over all sums of each dtype, by its name."""
@@ -194,13 +238,37 @@ class Slab:
             names.setdefault(dtype.name, []).append(name)
         return {kind: self.workspace.flat(group) for kind, group in names.items()}
 
+    def _run(self, calls: list[Call], factor: float) -> None:
+        for call in calls:
+            self._seed += 1  # other random bits each time; unused but for stochastic rounding
+            call(factor, self._seed)
+
+    def _rounded(self, dtype: np.dtype[Any], names: Iterable[str]) -> dict[str, Any]:
+        """Return the arguments of `prepare` that say how sums of a dtype are rounded."""
+        if dtype.name != "bfloat16":
+            return {}
+        if self._rounding != "compensated":
+            return {"rounding": self._rounding}
+        (rests,) = self._rests.pieces(names).values()
+        return {"rounding": self._rounding, "remainder": rests}
+
     @cached_property
     def _measuring(self) -> list[Call]:
-        return [kernels.prepare("stats", pieces) for pieces in self.workspace.pieces(self.layout).values()]
+        return self._over_all("stats")
 
     @cached_property
     def _scaling(self) -> list[Call]:
-        return [kernels.prepare("scale", pieces) for pieces in self.workspace.pieces(self.layout).values()]
+        return self._over_all("scale")
+
+    def _over_all(self, operation: str) -> list[Call]:
+        """Return one kernel call for each dtype of sums."""
+        calls: list[Call] = []
+        for dtype, pieces in self.workspace.pieces(self.layout).items():
+            rounded = self._rounded(dtype, [name for name, (_, kind) in self.layout.items() if kind == dtype])
+            if operation == "stats" and "remainder" not in rounded:
+                rounded = {}
+            calls.append(kernels.prepare(operation, pieces, **rounded))
+        return calls
 
 
 def listed(names: Iterable[str]) -> str:
