@@ -188,11 +188,23 @@ def test_only_definitions_can_be_built(ws):
         (Operator("Tanh", ["i"], ["y"]), BlobTypeError, "'i' must be floating point, got int64; Cast"),
         (Operator("Add", ["x", "i"], ["y"]), BlobTypeError, "must be of one dtype, got float64 and int64"),
         (Operator("Add", ["b", "b"], ["y"]), BlobTypeError, "inputs must be numbers, got bool"),
-        (Operator("Add", ["x", "m"], ["y"]), OperatorError, r"shapes \(3,\) and \(2, 2\) cannot be broadcast"),
+        (
+            Operator("Add", ["x", "m"], ["y"]),
+            OperatorError,
+            r"shapes \(3,\) and \(2, 2\) cannot be broadcast",
+        ),
         (Operator("Add", ["one", "m"], ["one"]), OperatorError, r"in-place output 'one' has shape \(1,\)"),
         (Operator("Add", ["m", "x"], ["y"], broadcast=1), OperatorError, "does not fit"),
-        (Operator("Add", ["m", "x"], ["y"], axis=1), OperatorError, "axis has no meaning without broadcast=1"),
-        (Operator("MatMul", ["m", "x"], ["y"]), OperatorError, r"inner dimensions differ: \(2, 2\) times \(3, 1"),
+        (
+            Operator("Add", ["m", "x"], ["y"], axis=1),
+            OperatorError,
+            "axis has no meaning without broadcast=1",
+        ),
+        (
+            Operator("MatMul", ["m", "x"], ["y"]),
+            OperatorError,
+            r"inner dimensions differ: \(2, 2\) times \(3, 1",
+        ),
         (Operator("FC", ["m", "m", "x"], ["y"]), OperatorError, "shapes do not fit"),
         (Operator("Sum", ["x", "m"], ["y"]), OperatorError, "must be of one shape and dtype"),
         (Operator("Tanh", ["text"], ["y"]), BlobTypeError, "must be a tensor, but holds a str"),
@@ -244,7 +256,9 @@ def test_registering_an_operator_with_a_gradient(ws):
             Operator("Mul", [twice, context.input(0)], [f"{context.operator.inputs[0]}_grad"]),
         ]
 
-    @register_operator("TestSquare", inputs=1, outputs=1, gradient=square_gradient, arguments={"times": ("int", 1)})
+    @register_operator(
+        "TestSquare", inputs=1, outputs=1, gradient=square_gradient, arguments={"times": ("int", 1)}
+    )
     class SquareOp(CompiledOperator):
         def run(self, ws):
             ws[self.definition.outputs[0]] = ws[self.definition.inputs[0]] ** 2 * self.argument("times")
@@ -288,7 +302,7 @@ def test_an_unexpected_failure_names_its_operator(ws):
         def run(self, ws):
             raise ValueError("out of luck")
 
-    with pytest.raises(OperatorError, match="TestFail.* failed: out of luck") as caught:
+    with pytest.raises(OperatorError, match=r"TestFail.* failed: out of luck") as caught:
         ws.run(Operator("TestFail"))
     assert isinstance(caught.value.__cause__, ValueError)
 
