@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,17 +29,23 @@ __all__ = ["main"]
 FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
 STDOUT = "-"
 
-RUN_HELP = f"""Train a classifier, a multi-layer perceptron, on real data. Gradients are accumulated over
-micro-batches whose activations live in arena scopes.
+RUN_HELP = f"""\
+Train a classifier, a multi-layer perceptron, on real data. Gradients are
+accumulated over micro-batches whose activations live in arena scopes.
 
-DATA is a file with features, one row for each example, and one label a row; every fifth example is kept for
-the test. Features are standardised.
-  .npz, .safetensors  one array of numbers named {", ".join(datasets.FEATURE_NAMES)}, shape (examples, ...),
-                      and one of labels named {", ".join(datasets.LABEL_NAMES)},
-                      shape (examples,): whole numbers, or text in an .npz
-  .csv                one example a line: numbers, and a label (a whole number or text) in the column with
-                      one of these headings, else in the last one; headings are optional
-Without DATA: {datasets.DIGITS_SOURCE} (1,797 images of 8x8 pixels)."""
+DATA is a file with features, one row for each example, and one label a row.
+Features are standardised; every fifth example is kept for the test.
+  .npz, .safetensors  an array of numbers, shape (examples, ...), named
+                      {", ".join(datasets.FEATURE_NAMES)};
+                      and one of whole numbers, shape (examples,), named
+                      {", ".join(datasets.LABEL_NAMES)};
+                      in an .npz these may be text as well
+  .csv                one example a line: numbers, and a label (a whole number
+                      or text) in the column with one of the headings
+                      {", ".join(datasets.LABEL_NAMES)},
+                      else in the last column; headings may be left out
+Without DATA, 1,797 images of 8x8 pixels are used:
+{textwrap.fill(datasets.DIGITS_SOURCE, 78)}."""
 
 EPILOG = "Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted (Ctrl-C)."
 

@@ -103,7 +103,7 @@ def report_table(report: Report, dataset: Dataset, settings: Settings, device: s
         "arena peak, reached": f"{report.reached_peak:,} bytes ({format_size(report.reached_peak)})",
         "segments taken after the first step": str(report.segments_taken),
         "examples per second": _rate(report),
-        "time in kernels": f"{times.kernels:.3f} s",
+        "time in kernels, with their checks": f"{times.kernels:.3f} s",
         "time in matrix products": f"{times.products:.3f} s",
         "time in Python and element-wise code": f"{times.python:.3f} s",
         "first step, with compilation": f"{times.first_step:.3f} s",

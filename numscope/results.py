@@ -81,7 +81,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Times:
-    """Where the seconds went.
+    """Where the seconds went. What a GPU does by itself counts where its result is waited for.
 
     Attributes
     ----------

@@ -47,7 +47,7 @@ class TestRun:
             r"accumulated against one batch .* \d\.\de-\d\d \([wb]\d; \d steps checked\)",
             r"segments taken after the first step .* 0 ",
             r"examples per second .* [\d,]+",
-            r"time in kernels .* \d\.\d{3} s",
+            r"time in kernels, with their checks .* \d\.\d{3} s",
             r"time in matrix products .* \d\.\d{3} s",
             r"time in Python .* \d\.\d{3} s",
         ):
