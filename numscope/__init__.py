@@ -24,7 +24,7 @@ from numscope.errors import (
     UnknownTypeError,
 )
 from numscope.gradients import GradientAccumulator, GradientStats
-from numscope.kernels import get_num_threads, set_num_threads
+from numscope.kernels import get_num_threads, set_num_threads, warmup
 from numscope.operators import (
     CreateScopeOp,
     DoOp,
@@ -90,4 +90,5 @@ __all__ = [
     "set_num_threads",
     "share_variables",
     "variable_scope",
+    "warmup",
 ]
