@@ -1,13 +1,12 @@
 """Workspaces and stacks as dicts and loops: slow, obvious, and written from the rules, not from numscope.
 
-Section and rule numbers are those of Caffe2's behaviour as the documentation of `numscope.Workspace` tells it.
 A blob is a list of one value, so that two names can mean the same one; None is an empty blob.
 """
 
 from __future__ import annotations
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A call that has to fail, with the name of numscope's error."""
 
 
@@ -42,7 +41,7 @@ class ReferenceWorkspace:
     def write(self, name, value):
         blob = self.create(name)
         if blob is None:
-            raise Refused("BindingError")
+            raise RefusedError("BindingError")
         blob[0] = value
 
     def remove(self, name):
@@ -50,22 +49,23 @@ class ReferenceWorkspace:
 
     def rename(self, old, new):
         if old not in self.local:
-            raise Refused("BlobNotFoundError")
+            raise RefusedError("BlobNotFoundError")
         if self.get(new) is not None:
-            raise Refused("BindingError")
+            raise RefusedError("BindingError")
         self.local[new] = self.local.pop(old)
+        return self.local[new]
 
     def bind(self, parent, bindings, skip=False):
         for inner, outer in bindings.items():
             if parent.get(outer) is None:
-                raise Refused("BindingError")
+                raise RefusedError("BindingError")
             if inner in self.forwarded:
                 known_parent, known_outer = self.forwarded[inner]
                 if known_parent is not parent or known_outer != outer:
-                    raise Refused("BindingError")
+                    raise RefusedError("BindingError")
             elif self.get(inner) is not None:
                 if not skip:
-                    raise Refused("BindingError")
+                    raise RefusedError("BindingError")
             else:
                 self.forwarded[inner] = (parent, outer)
 
@@ -75,9 +75,9 @@ class ReferenceWorkspace:
                 parent, outer = self.forwarded[name]
                 blob = parent.get(outer)
                 if blob is None:
-                    raise Refused("BlobNotFoundError")
+                    raise RefusedError("BlobNotFoundError")
                 if blob[0] is None:
-                    raise Refused("BlobTypeError")
+                    raise RefusedError("BlobTypeError")
                 del self.forwarded[name]
                 self.local[name] = [blob[0]]
 

@@ -6,10 +6,10 @@ import pytest
 
 import numscope as ns
 
-DTYPES = (
-    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 "
-    "complex64 complex128 float8_e4m3fn float8_e5m2"
-).split()
+DTYPES = [
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2"),
+]
 
 
 def address(array):
@@ -252,7 +252,7 @@ def test_get_asks_for_the_type(ws):
     assert blob.is_type(np.ndarray)
     assert not blob.is_type(str)
     with pytest.raises(
-        ns.BlobTypeError, match="wrong type for blob 'x': it contains float64.* expects int32"
+        ns.BlobTypeError, match=r"wrong type for blob 'x': it contains float64.* expects int32"
     ):
         blob.get("int32")
     with pytest.raises(ns.UnknownTypeError):

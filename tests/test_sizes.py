@@ -50,7 +50,7 @@ def test_sizes_are_read(text, nbytes):
     ],
 )
 def test_what_is_no_size_is_refused(wrong):
-    with pytest.raises(ns.BindingError, match="size|bytes") as error:
+    with pytest.raises(ns.BindingError, match=r"size|bytes") as error:
         parse_size(wrong)
     assert isinstance(error.value, ValueError)
     assert repr(wrong) in str(error.value)

@@ -9,10 +9,10 @@ import pytest
 
 import numscope as ns
 
-TENSOR_TYPES = (
-    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 "
-    "complex64 complex128 float8_e4m3fn float8_e5m2"
-).split()
+TENSOR_TYPES = [
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2"),
+]
 
 
 @pytest.mark.parametrize("name", TENSOR_TYPES)
@@ -77,13 +77,15 @@ def test_guests_dtypes_are_known():
         np.dtype("M8[s]"),
         np.dtype("U3"),
         np.longdouble,
-    ]
-    + [np.dtype([("a", "f4")]), np.array(["text"]), np.array([None])],
+        np.dtype([("a", "f4")]),
+        np.array(["text"]),
+        np.array([None]),
+    ],
     ids=repr,
 )
 def test_anything_else_is_an_error_that_lists_what_is_known(wrong):
     assert not ns.is_known_type(wrong)
-    with pytest.raises(ns.UnknownTypeError, match="known are: .*bfloat16.*float32") as error:
+    with pytest.raises(ns.UnknownTypeError, match=r"known are: .*bfloat16.*float32") as error:
         ns.known_type(wrong)
     assert isinstance(error.value, TypeError)
 

@@ -87,7 +87,7 @@ def test_bytes_wait_for_the_last_view(arena, how, end, no_gc):
 
 
 def test_a_view_of_one_blob_does_not_hold_its_neighbours_after_removal(arena, ws):
-    ws.allocate({name: (SIZE, "float32") for name in "abc"})
+    ws.allocate(dict.fromkeys("abc", (SIZE, "float32")))
     view = ws["b"][1:]
     for name in "abc":
         ws.remove_blob(name)
@@ -97,7 +97,7 @@ def test_a_view_of_one_blob_does_not_hold_its_neighbours_after_removal(arena, ws
 
 
 def test_a_view_of_one_blob_holds_its_segment_after_clear(arena, ws):
-    ws.allocate({name: (SIZE, "float32") for name in "abc"})
+    ws.allocate(dict.fromkeys("abc", (SIZE, "float32")))
     view = ws["b"][1:]
     ws.clear()
     assert arena.stats().held_by_views == arena.used == 3 * 4096
@@ -106,7 +106,7 @@ def test_a_view_of_one_blob_holds_its_segment_after_clear(arena, ws):
 
 
 def test_an_array_over_several_blobs_holds_each(arena, ws):
-    ws.allocate({name: (SIZE, "float32") for name in "abc"})
+    ws.allocate(dict.fromkeys("abc", (SIZE, "float32")))
     for name in "abc":
         ws[name][:] = 5
     flat = ws.flat(["a", "b", "c"])[10:20]
