@@ -9,6 +9,7 @@ and the real arena is made as large as that one's peak.
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -272,16 +273,7 @@ class Training:
         kernels, products = (
             now - then for now, then in zip(self._shares(), (kernels, products), strict=True)
         )
-        return Step(
-            number,
-            mean_loss,
-            examples,
-            micro_batches,
-            stats.norm,
-            seconds,
-            kernels=kernels,
-            products=products,
-        )
+        return Step(number, mean_loss, examples, micro_batches, stats.norm, seconds, kernels, products)
 
     def _pass(self, model: Perceptron, stack: WorkspaceStack, first: int, rows: int) -> dict[str, Any]:
         """Run forward and backward over examples, in a frame of their own; return the gradients there."""
@@ -301,8 +293,11 @@ class Training:
             expected = gradient.astype(np.float64) * coefficient
             difference = self._memory.gradients[name] - expected
             expected_norm, norm = (float(self._xp.linalg.norm(a)) for a in (expected, difference))
-            relative = norm / expected_norm if expected_norm else (0.0 if norm == 0 else float("inf"))
-            self._differences[name] = max(self._differences[name], relative)
+            relative = norm / expected_norm if expected_norm else (0.0 if norm == 0 else math.inf)
+            # A NaN (one batch overflowed) would be lost in a maximum.
+            self._differences[name] = max(
+                self._differences[name], math.inf if math.isnan(relative) else relative
+            )
 
     def _accuracy(self) -> float:
         """Return the share of the test examples whose class is the one of the highest score."""

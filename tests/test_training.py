@@ -6,6 +6,7 @@ import pytest
 
 from numscope import Arena, Workspace, datasets, storage
 from numscope.errors import AccumulationError, DeviceUnavailableError
+from numscope.gradients import GradientAccumulator
 from numscope.perceptron import Perceptron
 from numscope.training import Settings, Training
 
@@ -65,6 +66,14 @@ class TestRun:
     def test_step_with_the_smaller_micro_batch_is_checked(self, blobs):
         training, _ = train(blobs)
         assert 3 in training.report().checked_steps
+
+    def test_a_mean_of_means_would_be_noticed(self, blobs, monkeypatch):
+        add = GradientAccumulator.add
+        monkeypatch.setattr(
+            GradientAccumulator, "add", lambda self, grads, weight: add(self, grads, weight=1)
+        )
+        training, _ = train(blobs)
+        assert min(training.report().differences.values()) > 1e-3
 
     def test_is_reproducible(self, blobs, tmp_path):
         saved = []
