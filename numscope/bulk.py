@@ -28,6 +28,7 @@ Names = Iterable[str] | Callable[[str], bool] | None
 
 MAX_PLANS = 64  # a workspace that is merged into many others must not grow with them
 _BYTES = np.dtype(np.uint8)
+_COMPUTED = ("float16", "bfloat16", "float32", "float64")  # float8 is stored and cast only
 _Call = tuple[Callable[..., Any], bool]  # a prepared kernel call, and whether it takes a factor
 
 
@@ -219,7 +220,8 @@ def _merging(
 
 def _merging_group(group: list[tuple[Blob, Blob]], how: Merging, unscaled: bool) -> list[_Call]:
     source_dtype, target_dtype = (blob._value.dtype for blob in group[0])
-    if not how.adds and unscaled and not (how.clears and _is_float(source_dtype)):
+    can_clear = source_dtype.name in _COMPUTED and target_dtype.name in _COMPUTED
+    if not how.adds and unscaled and not (how.clears and can_clear):
         if source_dtype == target_dtype:
             # Both sides are padded alike: whole multiples of 256 bytes have no tails.
             sources, targets = (_pieces(side, _BYTES) for side in zip(*group, strict=True))
@@ -284,7 +286,3 @@ def _padded(blob: Blob) -> int:
 
 def _device(blob: Blob) -> str:
     return blob._region.device.name
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"
