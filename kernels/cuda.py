@@ -17,7 +17,7 @@ from typing import Any
 
 from numba import config, cuda, types
 
-from .cuda_forms import GROUPS, THREADS, Form
+from .cuda_forms import GROUPS, LANES, THREADS, Form
 from .cuda_layout import COLUMNS, DESTINATION, EXTRA, FIRST, LENGTH, SOURCE, TREE
 
 if config.ENABLE_CUDASIM:
@@ -33,7 +33,6 @@ if config.ENABLE_CUDASIM:
         load_float64,
         load_int32,
         load_int64,
-        measures,
         nothing_found,
         plane_size,
         source_size,
@@ -58,7 +57,6 @@ else:
         load_float64,
         load_int32,
         load_int64,
-        measures,
         nothing_found,
         plane_size,
         source_size,
@@ -73,59 +71,52 @@ else:
 
 __all__ = ["SIGNATURE", "body"]
 
-_SUMS = TREE  # 8 KiB of shared memory, first for the sums of a block's teams (8 for each thread at most)
+_SUMS = TREE  # 8 KiB of shared memory: first the sums of a block's teams, of which a thread has 8 at most
 
 
 @device_function
-def _blend_tile(form, destination, source, extra, seed, factor, begin, stop, found):
-    """Do this thread's share of the elements from `begin` to `stop` of one run."""
+def _do_tile(form, number, rows, table, destination, source, length, extra, seed, factor, found):
+    """Do this thread's share of one tile; return what was found out so far."""
+    begin = number
+    if rows != 0:
+        row = table + 8 * COLUMNS * load_int32(rows + 4 * number)
+        destination = load_int64(row + 8 * DESTINATION)
+        source = load_int64(row + 8 * SOURCE)
+        length = load_int64(row + 8 * LENGTH)
+        extra = load_int64(row + 8 * EXTRA)
+        begin = number - load_int64(row + 8 * FIRST)
+    begin *= tile(form)
+    stop = min(begin + tile(form), length)
     width = lanes(form)
-    to, of, more = destination_size(form), source_size(form), extra_size(form)
     stride = team(form) * width
-    i = begin + (cuda.threadIdx.x % team(form)) * width
+    begin += (cuda.threadIdx.x % team(form)) * width
+    to, of, more = destination_size(form), source_size(form), extra_size(form)
     unaligned = destination & (width * to - 1) | source & (width * of - 1)
     if plane_size(form) > 0:
         unaligned |= extra & (width * plane_size(form) - 1)
+    destination += to * begin
+    source += of * begin
+    extra += more * begin
+    left = stop - begin
     if unaligned == 0:
-        while i + (GROUPS - 1) * stride + width <= stop:
-            found = step(
-                form,
-                destination + to * i,
-                source + of * i,
-                extra + more * i,
-                seed,
-                factor,
-                stride,
-                None,
-                found,
-            )
-            i += GROUPS * stride
-        while i + width <= stop:
-            found = step(
-                form,
-                destination + to * i,
-                source + of * i,
-                extra + more * i,
-                seed,
-                factor,
-                None,
-                None,
-                found,
-            )
-            i += stride
-    while i < stop:
-        found = step(
-            form,
-            destination + to * i,
-            source + of * i,
-            extra + more * i,
-            seed,
-            factor,
-            None,
-            stop - i,
-            found,
-        )
-        i += stride
+        while left >= (GROUPS - 1) * stride + width:
+            found = step(form, destination, source, extra, seed, factor, stride, None, found)
+            destination += to * GROUPS * stride
+            source += of * GROUPS * stride
+            extra += more * GROUPS * stride
+            left -= GROUPS * stride
+        while left >= width:
+            found = step(form, destination, source, extra, seed, factor, None, None, found)
+            destination += to * stride
+            source += of * stride
+            extra += more * stride
+            left -= stride
+    while left > 0:
+        found = step(form, destination, source, extra, seed, factor, None, left, found)
+        destination += to * stride
+        source += of * stride
+        extra += more * stride
+        left -= stride
     return found
 
 
@@ -198,63 +189,57 @@ def _finish(sums, magnitudes, counts, partials, tiles, slots, results):
         store_int64(slots, 0)  # ready for the next launch
 
 
-@device_function
-def _run(
-    form,
-    rows,
-    table,
-    destination,
-    source,
-    length,
-    extra,
-    tiles,
-    alpha,
-    seed,
-    partials,
-    slots,
-    results,
-):
-    """Run over all tiles; `body` tells what the arguments are."""
-    thread = cuda.threadIdx.x
-    teams = THREADS // team(form)
-    factor = spread(form, alpha)
-    found = nothing_found(form)
-    if measures(form):
+# --- kernels -------------------------------------------------------------------------------------
+
+
+def _writing(form):
+    """Return the kernel of a form that gathers no statistics: a CUDA block takes a tile after the other."""
+
+    def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
+        factor = spread(form, alpha)
+        found = nothing_found(form)
+        number = types.int64(cuda.blockIdx.x)
+        while number < tiles:
+            found = _do_tile(
+                form, number, rows, table, destination, source, length, extra, seed, factor, found
+            )
+            number += cuda.gridDim.x
+
+    return kernel
+
+
+def _measuring(form):
+    """Return the kernel of a form that does: each team of a CUDA block takes tiles."""
+
+    def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
+        thread = cuda.threadIdx.x
         sums = cuda.shared.array(_SUMS, types.float64)
         magnitudes = cuda.shared.array(THREADS, types.int64)
         counts = cuda.shared.array(THREADS, types.int64)
         last = cuda.shared.array(1, types.int64)
-    first = types.int64(cuda.blockIdx.x) * teams
-    while first < tiles:
-        number = first + thread // team(form)
-        if number < tiles:
-            begin = number
-            if rows != 0:
-                row = table + 8 * COLUMNS * load_int32(rows + 4 * number)
-                destination = load_int64(row + 8 * DESTINATION)
-                source = load_int64(row + 8 * SOURCE)
-                length = load_int64(row + 8 * LENGTH)
-                extra = load_int64(row + 8 * EXTRA)
-                begin = number - load_int64(row + 8 * FIRST)
-            begin *= tile(form)
-            stop = min(begin + tile(form), length)
-            found = _blend_tile(
-                form, destination, source, extra, seed, factor, begin, stop, begin_tile(form, found)
-            )
-        if measures(form):
+        teams = THREADS // team(form)
+        factor = spread(form, alpha)
+        found = nothing_found(form)
+        first = types.int64(cuda.blockIdx.x) * teams
+        while first < tiles:
+            number = first + thread // team(form)
+            found = begin_tile(form, found)
+            if number < tiles:
+                found = _do_tile(
+                    form, number, rows, table, destination, source, length, extra, seed, factor, found
+                )
             keep_sums(form, found, sums, thread * lanes(form))
             cuda.syncthreads()
             if thread % team(form) == 0 and number < tiles:
                 base = thread * lanes(form)
-                half = team(form) * lanes(form) // 2
+                half = LANES // 2
                 while half > 0:
-                    for k in range(half):
-                        sums[base + k] += sums[base + half + k]
+                    for lane in range(half):
+                        sums[base + lane] += sums[base + half + lane]
                     half //= 2
                 store_float64(partials + 8 * number, sums[base])
             cuda.syncthreads()
-        first += types.int64(cuda.gridDim.x) * teams
-    if measures(form):
+            first += types.int64(cuda.gridDim.x) * teams
         magnitudes[thread] = largest_magnitude(found)
         counts[thread] = count_nonfinite(found)
         cuda.threadfence()
@@ -264,10 +249,12 @@ def _run(
             store_int64(slot + 8, magnitudes[0])
             store_int64(slot + 16, counts[0])
             cuda.threadfence()
-            last[0] = take_number(slots) == cuda.gridDim.x - 1
+            last[0] = take_number(slots)
         cuda.syncthreads()
-        if last[0] == 1:
+        if last[0] == cuda.gridDim.x - 1:
             _finish(sums, magnitudes, counts, partials, tiles, slots, results)
+
+    return kernel
 
 
 @cache
@@ -285,38 +272,7 @@ def body(form: Form) -> Any:
         begin at 0, and the largest magnitude and the nonfinite elements of each
     results : address of a float64 and two int64: sum of squares, largest magnitude (as bits), nonfinites
     """
-
-    def kernel(
-        rows,
-        table,
-        destination,
-        source,
-        length,
-        extra,
-        tiles,
-        alpha,
-        seed,
-        partials,
-        slots,
-        results,
-    ):
-        _run(
-            form,
-            rows,
-            table,
-            destination,
-            source,
-            length,
-            extra,
-            tiles,
-            alpha,
-            seed,
-            partials,
-            slots,
-            results,
-        )
-
-    return kernel
+    return _measuring(form) if form.variant.measure else _writing(form)
 
 
 SIGNATURE = types.void(*[types.int64] * 7, types.float64, *[types.int64] * 4)

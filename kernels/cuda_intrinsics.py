@@ -33,7 +33,6 @@ __all__ = [
     "load_float64",
     "load_int32",
     "load_int64",
-    "measures",
     "nothing_found",
     "plane_size",
     "source_size",
@@ -165,13 +164,6 @@ def _store(builder, vector, address, valid):
 
 def _number(form, value):
     return types.int64(form), lambda context, builder, signature, args: ir.Constant(I64, value)
-
-
-@intrinsic
-def measures(typing_context, form):
-    """Tell whether the form gathers statistics."""
-    value = form.form.variant.measure
-    return types.boolean(form), lambda context, builder, signature, args: ir.Constant(floats.I1, int(value))
 
 
 @intrinsic

@@ -29,7 +29,6 @@ __all__ = [
     "load_float64",
     "load_int32",
     "load_int64",
-    "measures",
     "nothing_found",
     "plane_size",
     "source_size",
@@ -63,11 +62,6 @@ def _memory(address, dtype, count):
 
 def _dtype(kind):
     return as_dtype(kind.removesuffix("_bits").removesuffix("_split"))
-
-
-def measures(form):
-    """Tell whether the form gathers statistics."""
-    return form.variant.measure
 
 
 def lanes(form):

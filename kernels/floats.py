@@ -246,10 +246,8 @@ def _float64_to_odd_float32(builder, vector):
     integers = ir.VectorType(I32, count)
     nearest = builder.fptrunc(vector, ir.VectorType(F32, count))
     back = builder.fpext(nearest, vector.type)
-    name = f"llvm.fabs.{_suffix(vector.type)}"
-    size = llvm(builder, name, vector.type, vector)
-    size_back = llvm(builder, name, vector.type, back)
-    away = builder.zext(builder.fcmp_ordered(">", size_back, size), integers)
+    grown = builder.icmp_unsigned(">", magnitude_bits(builder, back), magnitude_bits(builder, vector))
+    away = builder.zext(grown, integers)
     inexact = builder.zext(builder.fcmp_ordered("!=", back, vector), integers)
     word = builder.sub(builder.bitcast(nearest, integers), away)
     return builder.bitcast(builder.or_(word, inexact), nearest.type)
