@@ -228,21 +228,24 @@ def _standardised(values: NDArray[np.float64], trained: NDArray[np.int64]) -> ND
     scaled = values / np.where(largest > 0, largest, 1.0)
     mean, deviation = scaled[trained].mean(axis=0), scaled[trained].std(axis=0)
     standardised: NDArray[np.float64] = (scaled - mean) / np.where(deviation > 0, deviation, 1.0)
-    return standardised.astype(np.float32)
+    # A test example may be far outside of what was trained on.
+    limit = np.finfo(np.float32).max
+    return standardised.clip(-limit, limit).astype(np.float32)
 
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
-        with open(path, "rb") as file:  # np.load leaves a damaged file open that it opened itself
+    with open(path, "rb") as file:  # np.load leaves a damaged file open that it opened itself
+        try:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 archive = {"a single array without a name": archive}
             members = {name: archive[name] for name in archive}
-    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BindingError(
-            f"{str(path)!r} is damaged, or holds Python objects ({error}); expected plain arrays; "
-            "write it again with np.savez"
-        ) from None
+        # OSError: a damaged directory of members sends the reader to places outside the file.
+        except (ValueError, EOFError, RuntimeError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise BindingError(
+                f"{str(path)!r} is damaged, or holds Python objects ({error}); expected plain arrays; "
+                "write it again with np.savez"
+            ) from None
     # A member that is no array is read as bytes.
     return _choose(path, {name: value for name, value in members.items() if isinstance(value, np.ndarray)})
 

@@ -19,8 +19,10 @@ __all__ = ["take_inventory"]
 PACKAGES = ("numpy", "numba", "ml_dtypes", "safetensors", "rich", "numba-cuda", "mpi4py", "torch", "jax")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
 # What the compiled kernels gain from, as Linux spells it on x86-64 and aarch64.
-FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16")
-FEATURES += ("asimd", "asimdhp", "sve", "sve2", "bf16")
+FEATURES = (
+    *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16"),
+    *("asimd", "asimdhp", "sve", "sve2", "bf16"),
+)
 
 
 def take_inventory() -> dict[str, Any]:

@@ -32,7 +32,7 @@ from numscope.workspace import Workspace
 if TYPE_CHECKING:
     import os
 
-__all__ = ["Settings", "Training"]
+__all__ = ["Settings", "Training", "choose_device"]
 
 PLAN_CAPACITY = 1 << 60  # bytes; an arena without memory may be of any size
 SPREAD_CHECKS = 5  # steps over the run whose gradient is compared with that of one batch
@@ -159,7 +159,7 @@ class Training:
         start = time.perf_counter()
         self.dataset = dataset
         self.settings = settings
-        self.device = _choose_device(settings.device)
+        self.device = choose_device(settings.device)
         self._xp = importlib.import_module("cupy" if self.device.startswith("cuda") else "numpy")
         widths = (dataset.train_features.shape[1], *settings.hidden, len(dataset.classes))
         examples = len(dataset.train_features)
@@ -324,7 +324,14 @@ def _quiet() -> Any:
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
-def _choose_device(device: str) -> str:
+def choose_device(device: str) -> str:
+    """Return the name of a device; ``"auto"`` is a GPU if there is one, else the host.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        There is no such device.
+    """
     if device != "auto":
         return resolve_device(device).name
     try:

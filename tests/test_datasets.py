@@ -87,6 +87,14 @@ class TestMakeDataset:
         extreme = datasets.make_dataset("x", features() * scale, labels())
         np.testing.assert_allclose(extreme.train_features, usual.train_features, rtol=1e-5, atol=1e-6)
 
+    def test_an_example_far_outside_of_the_others_is_finite(self):
+        for row in range(ROWS):  # to train on or to test with
+            values = features()
+            values[row, 1] = 1e300
+            dataset = datasets.make_dataset("x", values, labels())
+            assert np.isfinite(dataset.train_features).all()
+            assert np.isfinite(dataset.test_features).all()
+
     @pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", ">f4", "float16", "bfloat16", "float64"])
     def test_takes_real_numbers_of_any_dtype(self, dtype):
         kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
