@@ -8,7 +8,6 @@ and the real arena is made as large as that one's peak.
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from numscope.datasets import Dataset
 from numscope.device import resolve_device
 from numscope.errors import AccumulationError, DeviceUnavailableError
 from numscope.gradients import GradientAccumulator
+from numscope.operators.tensors import array_module
 from numscope.optimizers import OPTIMIZERS, Optimizer
 from numscope.perceptron import Perceptron
 from numscope.results import Report, Step, Tally, Times
@@ -160,7 +160,7 @@ class Training:
         self.dataset = dataset
         self.settings = settings
         self.device = choose_device(settings.device)
-        self._xp = importlib.import_module("cupy" if self.device.startswith("cuda") else "numpy")
+        self._xp = array_module(self.device)
         widths = (dataset.train_features.shape[1], *settings.hidden, len(dataset.classes))
         examples = len(dataset.train_features)
         micro_batch = min(settings.micro_batch, examples)
