@@ -212,10 +212,9 @@ def _run(options: argparse.Namespace) -> int:
     report = training.report()
     if options.save is not None:
         training.save(options.save)
-    shown = (report, dataset, settings, training.device, stopped)
     if options.json is not None:
-        _write_json(options.json, as_json(report_values(*shown)))
-    console.print(report_table(*shown))
+        _write_json(options.json, as_json(report_values(training, report, stopped)))
+    console.print(report_table(training, report, stopped))
     return INTERRUPTED if stopped else 0
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,7 +19,7 @@ from numscope.results import Report, Step
 from numscope.sizes import format_size
 from numscope.training import Settings
 
-__all__ = ["ProgressView", "as_json", "report_table", "report_values", "values_table"]
+__all__ = ["ProgressView", "Run", "as_json", "report_table", "report_values", "values_table"]
 
 PLAIN_LINES = 10  # so many, where the output is no terminal,
 LONGEST_SILENCE = 5.0  # and more of them where a line would come later than this; seconds
@@ -80,27 +80,34 @@ class ProgressView:
             )
 
 
-def report_table(report: Report, dataset: Dataset, settings: Settings, device: str, stopped: bool) -> Table:
+class Run(Protocol):
+    """What was run, as far as it is reported: `Training` and other tasks."""
+
+    dataset: Dataset
+    settings: Settings
+    device: str
+    description: str
+
+
+def report_table(run: Run, report: Report, stopped: bool) -> Table:
     """Return the table at the end of a run; `stopped`: it was interrupted."""
+    dataset, settings, times = run.dataset, run.settings, report.times
     table = Table(title="numscope run (interrupted)" if stopped else "numscope run", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    features = dataset.train_features.shape[1]
-    widths = "-".join(map(str, (features, *settings.hidden, len(dataset.classes))))
-    times = report.times
     examples = f"{len(dataset.train_features):,} to train, {len(dataset.test_features):,} to test"
     rows = {
         "data": f"{dataset.name}: {examples}",
-        "model": f"perceptron {widths}",
+        "model": run.description,
         "optimizer": f"{settings.optimizer}, learning rate {settings.rate:g}",
-        "device, gradients": f"{device}, {settings.dtype} into float32",
+        "device, gradients": f"{run.device}, {settings.dtype} into float32",
         "steps": f"{report.steps:,} of {settings.steps:,}, {report.epochs:.1f} epochs",
         "micro-batches": f"{report.micro_batches:,} of at most {settings.micro_batch:,} examples",
         "loss of the last step": "-" if report.loss is None else f"{report.loss:.4f}",
         "test accuracy": f"{report.accuracy:.4f}",
         "accumulated against one batch": _difference(report),
-        "arena peak, planned": f"{report.planned_peak:,} bytes ({format_size(report.planned_peak)})",
-        "arena peak, reached": f"{report.reached_peak:,} bytes ({format_size(report.reached_peak)})",
+        "arena peak, planned": _bytes(report.planned_peak),
+        "arena peak, reached": _bytes(report.reached_peak),
         "segments taken after the first step": str(report.segments_taken),
         "examples per second": _rate(report),
         "time in kernels, with their checks": f"{times.kernels:.3f} s",
@@ -116,10 +123,9 @@ def report_table(report: Report, dataset: Dataset, settings: Settings, device: s
     return table
 
 
-def report_values(
-    report: Report, dataset: Dataset, settings: Settings, device: str, stopped: bool
-) -> dict[str, Any]:
+def report_values(run: Run, report: Report, stopped: bool) -> dict[str, Any]:
     """Return the same for programs: plain values with the names of `Report`."""
+    dataset, settings = run.dataset, run.settings
     return {
         "data": {
             "name": dataset.name,
@@ -129,7 +135,8 @@ def report_values(
             "features": dataset.train_features.shape[1],
             "classes": list(dataset.classes),
         },
-        "settings": {**asdict(settings), "device": device, "lr": settings.rate},
+        "model": run.description,
+        "settings": {**asdict(settings), "device": run.device, "lr": settings.rate},
         "interrupted": stopped,
         **asdict(report),
         "largest_difference": max(report.differences.values(), default=None),
@@ -171,6 +178,10 @@ def _difference(report: Report) -> str:
         return "-"
     name = max(report.differences, key=lambda n: report.differences[n])
     return f"{report.differences[name]:.1e} ({name}; {len(report.checked_steps)} steps checked)"
+
+
+def _bytes(nbytes: int | None) -> str:
+    return "-" if nbytes is None else f"{nbytes:,} bytes ({format_size(nbytes)})"
 
 
 def _rate(report: Report) -> str:

@@ -121,7 +121,9 @@ class Report:
         gradient of the same examples as one batch.
     checked_steps : tuple of int
         The steps in which these were compared.
-    planned_peak, reached_peak : int
+    planned_peak : int or None
+        Bytes of the arena; None where the task cannot be planned.
+    reached_peak : int
         Bytes of the arena.
     segments_taken : int
         From the arena, after the first step.
@@ -138,7 +140,7 @@ class Report:
     epochs: float
     differences: dict[str, float]
     checked_steps: tuple[int, ...]
-    planned_peak: int
+    planned_peak: int | None
     reached_peak: int
     segments_taken: int
     examples_per_second: float | None

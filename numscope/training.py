@@ -138,6 +138,16 @@ class Training:
     dataset : Dataset
     settings : Settings
 
+    Attributes
+    ----------
+    dataset, settings
+        As given.
+    device : str
+        Name of the device that was chosen.
+    description : str
+        Names the model, for people.
+    arena : Arena
+
     Raises
     ------
     ArenaExhausted
@@ -162,6 +172,7 @@ class Training:
         self.device = choose_device(settings.device)
         self._xp = array_module(self.device)
         widths = (dataset.train_features.shape[1], *settings.hidden, len(dataset.classes))
+        self.description = f"perceptron {'-'.join(map(str, widths))}"
         examples = len(dataset.train_features)
         micro_batch = min(settings.micro_batch, examples)
         self._batch = min(settings.micro_batch * settings.accumulate, examples)
