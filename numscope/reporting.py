@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -117,9 +118,9 @@ def report_table(run: Run, report: Report, stopped: bool) -> Table:
         "preparation; checks": f"{times.preparation:.3f} s; {times.checks:.3f} s",
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     if dataset.source:
-        table.caption = dataset.source
+        table.caption = escape(dataset.source)
     return table
 
 
@@ -154,7 +155,8 @@ def values_table(title: str, values: Mapping[str, Any]) -> Table:
             for name, inner in value.items():
                 add(f"{path} {name.replace('_', ' ')}".strip(), inner)
         else:
-            table.add_row(path, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            table.add_row(path, escape(text))
 
     add("", values)
     return table

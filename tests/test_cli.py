@@ -104,6 +104,12 @@ class TestRun:
             accuracies.append(json.loads(capsys.readouterr().out)["accuracy"])
         assert accuracies[0] == accuracies[1] == accuracies[2] >= 0.9
 
+    def test_a_name_like_markup_is_shown_as_it_is(self, capsys, data, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        os.rename(data, "[red]a[&red].npz")
+        assert run("run", "[red]a[&red].npz", *QUICK) == 0
+        assert "[red]a[&red].npz: 96 to train" in capsys.readouterr().out
+
     def test_numbers_that_json_lacks_are_null(self, capsys, monkeypatch):
         monkeypatch.setattr(training.Training, "_accuracy", lambda self: float("nan"))
         assert run("run", *QUICK, "--json") == 0
