@@ -75,18 +75,8 @@ _SUMS = TREE  # 8 KiB of shared memory: first the sums of a block's teams, of wh
 
 
 @device_function
-def _do_tile(form, number, rows, table, destination, source, length, extra, seed, factor, found):
-    """Do this thread's share of one tile; return what was found out so far."""
-    begin = number
-    if rows != 0:
-        row = table + 8 * COLUMNS * load_int32(rows + 4 * number)
-        destination = load_int64(row + 8 * DESTINATION)
-        source = load_int64(row + 8 * SOURCE)
-        length = load_int64(row + 8 * LENGTH)
-        extra = load_int64(row + 8 * EXTRA)
-        begin = number - load_int64(row + 8 * FIRST)
-    begin *= tile(form)
-    stop = min(begin + tile(form), length)
+def _do_run(form, destination, source, extra, seed, factor, begin, stop, found):
+    """Do this thread's share of the elements from `begin` to `stop` of one run."""
     width = lanes(form)
     stride = team(form) * width
     begin += (cuda.threadIdx.x % team(form)) * width
@@ -118,6 +108,22 @@ def _do_tile(form, number, rows, table, destination, source, length, extra, seed
         extra += more * stride
         left -= stride
     return found
+
+
+@device_function
+def _do_tile(form, number, rows, table, destination, source, length, extra, seed, factor, found):
+    """Do this thread's share of one tile; return what was found out so far."""
+    begin = number
+    if rows != 0:
+        row = table + 8 * COLUMNS * load_int32(rows + 4 * number)
+        destination = load_int64(row + 8 * DESTINATION)
+        source = load_int64(row + 8 * SOURCE)
+        length = load_int64(row + 8 * LENGTH)
+        extra = load_int64(row + 8 * EXTRA)
+        begin = number - load_int64(row + 8 * FIRST)
+    begin *= tile(form)
+    stop = min(begin + tile(form), length)
+    return _do_run(form, destination, source, extra, seed, factor, begin, stop, found)
 
 
 @device_function
@@ -257,6 +263,33 @@ def _measuring(form):
     return kernel
 
 
+def _scattering(form):
+    """Return the kernel that adds rows at their indices, each destination's in the order of the indices.
+
+    `table` has the indices in rising order, `rows` the numbers of their rows; the CUDA block at the first
+    of equal indices adds all their rows, and each of its threads always the same elements.
+    """
+
+    def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
+        factor = spread(form, alpha)
+        found = nothing_found(form)
+        to, of = destination_size(form) * length, source_size(form) * length
+        place = types.int64(cuda.blockIdx.x)
+        while place < tiles:
+            index = load_int64(table + 8 * place)
+            following = place
+            if place > 0 and load_int64(table + 8 * place - 8) == index:
+                following = tiles
+            while following < tiles and load_int64(table + 8 * following) == index:
+                row = load_int64(rows + 8 * following)
+                target, added = destination + to * index, source + of * row
+                found = _do_run(form, target, added, extra, seed, factor, types.int64(0), length, found)
+                following += 1
+            place += cuda.gridDim.x
+
+    return kernel
+
+
 @cache
 def body(form: Form) -> Any:
     """Return the kernel of a form, as a Python function to compile or to simulate.
@@ -272,6 +305,8 @@ def body(form: Form) -> Any:
         begin at 0, and the largest magnitude and the nonfinite elements of each
     results : address of a float64 and two int64: sum of squares, largest magnitude (as bits), nonfinites
     """
+    if form.kernel == "scatter":
+        return _scattering(form)
     return _measuring(form) if form.variant.measure else _writing(form)
 
 

@@ -47,7 +47,7 @@ class Form:
     Parameters
     ----------
     kernel : str
-        ``"zero"`` and ``"copy"`` move words, ``"blend"`` computes.
+        ``"zero"`` and ``"copy"`` move words, ``"blend"`` computes, ``"scatter"`` does so row by row.
     variant : Variant
         For words: both sides ``"uint8"`` to ``"uint64"``.
     """

@@ -141,7 +141,7 @@ def _step(form, destination, source, extra, seed, alpha, count, whole, found):
             raise ValueError(f"a vector access to address {address} is not aligned: a card would stop here")
     target = _memory(destination, _dtype(variant.destination), count)
     origin = _memory(source, _dtype(variant.source), count)
-    if form.kernel != "blend":
+    if form.kernel in ("zero", "copy"):
         target[...] = origin if form.kernel == "copy" else 0
         return found
     with np.errstate(all="ignore"):

@@ -11,10 +11,10 @@ import reference
 from numba import cuda
 from numscope.kernels import Pieces
 from numscope.kernels.cuda import body
-from numscope.kernels.cuda_forms import THREADS
+from numscope.kernels.cuda_forms import THREADS, Form
 from numscope.kernels.cuda_layout import TREE, Layout, read_stats
 from numscope.kernels.host import Prepared
-from numscope.kernels.plan import Plan, Stats, make_plan
+from numscope.kernels.plan import Plan, Stats, make_plan, scatter_variant
 from reference import same, values
 
 from numscope import kernels
@@ -175,3 +175,18 @@ def test_bfloat16_with_stochastic_rounding_and_with_a_remainder():
             results.append((target, rest))
         assert same(results[0][0], results[1][0])
         assert np.array_equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("width", [1, 5, 700])
+def test_scatter_add_in_the_order_of_the_indices(width):
+    rng = np.random.default_rng(9)
+    indices = np.array([3, 0, 3, 5, 3, 0])
+    start, rows = values(rng, 6 * width, "f4", False), values(rng, 6 * width, BFLOAT16, False)
+    on_host, on_card = start.reshape(6, width).copy(), placed(start, 0)
+    kernels.scatter_add(on_host, indices, rows.reshape(6, width), alpha=0.3)
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    form = Form("scatter", scatter_variant(start.dtype, rows.dtype))
+    pointers = (order.ctypes.data, ordered.ctypes.data, on_card.ctypes.data, rows.ctypes.data)
+    cuda.jit(body(form))[2, THREADS](*pointers, width, 0, len(indices), 0.3, 0, 0, 0, 0)
+    assert np.array_equal(on_card, on_host.ravel())
