@@ -314,8 +314,8 @@ def test_nested_loops_and_branches(ws):
         ws[name] = np.int64(value)
     ws["more"] = np.array(True)
     parity = [
-        op("Cast", "v", "f", to="float64"), op("Scale", "f", "h", scale=0.5), op("Cast", "h", "q", to="int64"),
-        op("Add", "q q", "e"), op("EQ", "e v", "even"),
+        op("Cast", "v", "f", to="float64"), op("Scale", "f", "h", scale=0.5),
+        op("Cast", "h", "q", to="int64"), op("Add", "q q", "e"), op("EQ", "e v", "even"),
     ]  # fmt: skip
     odd = Net("odd", [op("Mul", "v three", "t"), op("Add", "t one", "v")])
     even = Net("even", [op("Copy", "q", "v")])

@@ -80,7 +80,10 @@ def test_a_name_of_two_letters_means_nothing_special(arena):
 STRAIGHT = {
     "used_twice_in_one_operator": (net_of(step("Mul", "x x", "y"), step("Mul", "y y", "z")), "x", ["z"]),
     "used_by_many": (
-        net_of(step("Tanh", "x", "a"), step("Sigmoid", "x", "b"), step("Mul", "a b", "c"), step("Sum", "c x x", "y")),
+        net_of(
+            step("Tanh", "x", "a"), step("Sigmoid", "x", "b"), step("Mul", "a b", "c"),
+            step("Sum", "c x x", "y"),
+        ),
         "x",
         ["y"],
     ),
@@ -111,7 +114,9 @@ STRAIGHT = {
         ["a"],
     ),
     "written_again_by_something_else": (
-        net_of(step("Neg", "x", "a"), step("Sum", "a w", "y"), step("Tanh", "w", "a"), step("Mul", "y a", "z")),
+        net_of(
+            step("Neg", "x", "a"), step("Sum", "a w", "y"), step("Tanh", "w", "a"), step("Mul", "y a", "z")
+        ),
         "x w",
         ["z"],
     ),
@@ -172,9 +177,11 @@ def test_a_forward_blob_is_never_overwritten(arena):
 @pytest.mark.parametrize(
     ("net", "of", "message"),
     [
-        (net_of(step("Tanh", "x", "y")), ["z"], r"has no blob 'z' to differentiate; its blobs are \['x', 'y'\]"),
+        (net_of(step("Tanh", "x", "y")), ["z"], r"has no blob 'z' to differentiate; its .* \['x', 'y'\]"),
         (
-            net_of(step("CreateScope", "", "s"), step("HasScope", "s", "h"), step("Cast", "h", "y", to="float32")),
+            net_of(
+                step("CreateScope", "", "s"), step("HasScope", "s", "h"), step("Cast", "h", "y", to="float32")
+            ),
             ["y"],
             "HasScope.* cannot be differentiated: the gradient of 'h' flows into it",
         ),
