@@ -47,11 +47,11 @@ class ProgressView:
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s"),
+                TextColumn("{task.fields[state]}"),
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._bar.add_task("training", total=steps, loss=math.nan, rate=0.0)
+            self._task = self._bar.add_task("training", total=steps, state="first step, with compilation")
 
     def __enter__(self) -> ProgressView:
         if self._bar is not None:
@@ -66,19 +66,16 @@ class ProgressView:
 
     def show(self, step: Step) -> None:
         """Show that a step is done."""
-        rate = step.examples / step.seconds
+        state = f"loss {step.loss:.4f}  {step.examples / step.seconds:,.0f} examples/s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step.number, loss=step.loss, rate=rate)
+            self._bar.update(self._task, completed=step.number, state=state)
         elif (
             step.number % self._every == 0
             or step.number in (1, self._steps)
             or time.monotonic() - self._last_line > LONGEST_SILENCE
         ):
             self._last_line = time.monotonic()
-            self._console.print(
-                f"step {step.number}/{self._steps}  loss {step.loss:.4f}  {rate:,.0f} examples/s",
-                highlight=False,
-            )
+            self._console.print(f"step {step.number}/{self._steps}  {state}", highlight=False)
 
 
 class Run(Protocol):

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -8,8 +9,11 @@ import threading
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from numscope import cli, storage, training
+from numscope.reporting import ProgressView
+from numscope.results import Step
 
 QUICK = ["--steps", "5", "--device", "cpu", "--hidden", "16"]
 
@@ -114,6 +118,23 @@ class TestRun:
         monkeypatch.setattr(training.Training, "_accuracy", lambda self: float("nan"))
         assert run("run", *QUICK, "--json") == 0
         assert json.loads(capsys.readouterr().out)["accuracy"] is None
+
+
+def test_progress_is_a_bar_on_a_terminal_and_some_lines_elsewhere():
+    steps = [Step(n, 0.25, 30, 1, 1.0, 0.5, 0.1, 0.1) for n in range(1, 101)]
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100, _environ={"TERM": "xterm"})
+        with ProgressView(console, 100) as progress:
+            for step in steps:
+                progress.show(step)
+        shown[terminal] = console.file.getvalue()
+    assert "100/100" in shown[True]
+    assert "loss 0.2500  60 examples/s" in shown[True]
+    lines = shown[False].splitlines()
+    assert lines[0] == "step 1/100  loss 0.2500  60 examples/s"
+    assert lines[-1] == "step 100/100  loss 0.2500  60 examples/s"
+    assert len(lines) == 11
 
 
 class TestFailure:
