@@ -306,7 +306,10 @@ class Arena:
 
     def _held_by_views(self) -> int:
         released = sum(r.ranges.total for r in self._segments.values() if r.segment() is None)
-        return released + sum(r.place.nbytes for r in self._removed.values())
+        places = (r.place for r in self._removed.values())
+        # One in a released segment is counted there.
+        removed = (p.nbytes for p in places if p.segment is not None and p.segment.segment() is not None)
+        return released + sum(removed)
 
     def _in_use(self) -> list[str]:
         """Names of blobs that somebody outside their workspaces can see."""

@@ -117,14 +117,16 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     with open(path, "rb") as file:
         content = file.read()
     try:
-        tensors = deserialize(content)  # type: ignore[no-untyped-call]
+        tensors = dict(deserialize(content))  # type: ignore[no-untyped-call]
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError) as error:
         raise BindingError(
             f"{os.fspath(path)!r} is damaged or no safetensors file ({error}); expected a whole one"
         ) from None
-    values: dict[str, Any] = dict(header.get(_RESERVED) or {})
-    for name, tensor in tensors:
+    # By name and as in the file: the library gives both in random order, and so would addresses be.
+    values: dict[str, Any] = dict(sorted((header.pop(_RESERVED, None) or {}).items()))
+    for name in header:
+        tensor = tensors[name]
         if tensor["dtype"] not in _DTYPES:
             raise BlobTypeError(
                 f"tensor {name!r} in {os.fspath(path)!r} is of dtype {tensor['dtype']}, which is not known; "

@@ -171,6 +171,17 @@ def test_stats_is_frozen_and_adds_up(arena, ws):
     assert (stats.segments, stats.segments_taken, stats.segments_returned) == (0, 1, 1)
 
 
+def test_a_removed_blob_in_a_released_segment_is_counted_once(arena, ws):
+    view = ws.empty("x", 100)[1:]
+    ws.empty("y", 100)
+    ws.remove_blob("x")
+    assert arena.stats().held_by_views == 512
+    ws.clear()
+    assert arena.stats().held_by_views == arena.used == 1024
+    del view
+    assert arena.stats().held_by_views == arena.used == 0
+
+
 def test_close_names_the_blobs_that_have_views(arena, ws):
     ws.empty("plain", 10)
     view = ws.empty("weights", (4, 10)).T[1:]
