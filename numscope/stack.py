@@ -65,9 +65,10 @@ class Frame(Workspace):
 
         The bytes stay with this workspace: the next round makes the same copies.
         """
-        with self._guard:
-            hiding = [name for name in bindings if self._remove(name, keep=True)]
-            if hiding:
+        if not self._blobs.keys().isdisjoint(bindings):
+            with self._guard:
+                for name in bindings:
+                    self._remove(name, keep=True)
                 self.add_blob_mapping(parent, bindings)
 
 

@@ -165,8 +165,7 @@ class Workspace(Contents):
         BlobNotFoundError, BlobTypeError
             A name is not local, or holds no tensor; nothing was changed.
         """
-        with self._guard:
-            bulk.zero(self, names)
+        bulk.zero(self, names)
 
     def copy_to(self, other: Workspace, names: bulk.Names = None) -> None:
         """Copy local tensors into the blobs of the same names in another workspace.
@@ -188,8 +187,7 @@ class Workspace(Contents):
         BlobNotFoundError, BlobTypeError
             A name is not local, or holds no tensor.
         """
-        with self._guard:
-            bulk.merge(self, other, names, bulk.COPY)
+        bulk.merge(self, other, names, bulk.COPY)
 
     def merge_into(
         self,
@@ -220,8 +218,7 @@ class Workspace(Contents):
         BindingError, BlobNotFoundError, BlobTypeError
             As `copy_to`, or `op` is none of the two.
         """
-        with self._guard:
-            bulk.merge(self, other, names, bulk.merging(op, clear), alpha)
+        bulk.merge(self, other, names, bulk.merging(op, clear), alpha)
 
     def pieces(self, names: bulk.Names = None) -> dict[np.dtype[Any], kernels.Pieces]:
         """Return where the elements of local tensors lie, by dtype, for `numscope.kernels.prepare`.
