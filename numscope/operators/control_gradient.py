@@ -39,7 +39,15 @@ class Binder:
         self.inner_of: dict[str, str] = {}
 
     def bind(self, outer: str, inner: str) -> str:
-        """Bind an outer blob and return its name inside: `inner`, if it was not bound before."""
+        """Bind an outer blob and return its name inside: the one it has, or `inner` and the outer name.
+
+        A workspace that stays on the stack keeps its mappings. With the outer name in the inner one, the
+        backward nets of several gradients (and those that Caffe2 made) never ask for two of one name.
+        """
+        return self.inner_of.setdefault(outer, f"{inner}{outer}")
+
+    def bind_as_before(self, outer: str, inner: str) -> str:
+        """Bind an outer blob as the forward Do has bound it, unless it is bound already."""
         return self.inner_of.setdefault(outer, inner)
 
     def make_do(self, net: Net, outputs: Iterable[str], scope: str, saved: Iterable[str]) -> Operator:
@@ -112,7 +120,7 @@ class BodyBoundary(Boundary):
             return name
         outer = self.context.value_after(self.bindings[name])
         if outer == self.bindings[name]:
-            return self.binder.bind(outer, name)
+            return self.binder.bind_as_before(outer, name)
         # The frame already forwards `name` to the blob that no longer has the value.
         return self.binder.bind(outer, f"{name}/_DO_OPERATOR_OUTER_")
 
@@ -232,7 +240,11 @@ def if_gradient(context: GradientContext) -> list[Operator]:
 
 
 def while_gradient(context: GradientContext) -> list[Operator]:
-    """Differentiate a While: a While that pops one workspace a round, until the stack is empty."""
+    """Differentiate a While: a While that pops one workspace a round, until the stack is empty.
+
+    The gradient of each carried blob is a variable of that loop; the gradient of each other blob that the
+    body reads is a sum over its rounds.
+    """
     forward = context.operator
     loop: Net = forward.args["loop_net"]
     if len(loop.operators) != 1 or loop.operators[0].type != "Do":
@@ -243,69 +255,89 @@ def while_gradient(context: GradientContext) -> list[Operator]:
     do = loop.operators[0]
     body, scope = _differentiable_body(context, do)
     bindings = bindings_of(do)
-    in_condition = written_names(forward.args["cond_net"]) if "cond_net" in forward.args else set()
-    changing = in_condition | written_names(loop)
-    written = {bindings[name] for name in written_names(body) if name in bindings}
-    volatile = frozenset(inner for inner, outer in bindings.items() if outer in changing)
-    copies = bool(do.args.get("copy_external_blobs"))
-    carried = [name for name in context.after if context.gradient_of(name) is not None]
-    if not carried:
+    variables = {
+        name: _loop_variable(context, name) for name in context.after if context.gradient_of(name) is not None
+    }
+    if not variables:
         return []
-    while True:  # what is carried from round to round may reach the seeds only through other carried blobs
-        boundary = BodyBoundary(bindings, volatile, copies, context)
-        seeds = {inner: inner + SEED for inner, outer in bindings.items() if outer in carried}
-        inside = Differentiation(body.operators, seeds, boundary, reserved=bindings, lenient=context.lenient)
-        flowing = {bindings[inner] for inner in inside.start_gradients if inner in bindings}
-        _check_condition_net(context, in_condition & ({*carried} | flowing))
-        more = sorted((flowing & written) - {*carried})
-        if not more:
-            break
-        carried += more
-
-    operators: list[Operator] = []
+    inside, boundary = _differentiate_rounds(context, do, variables)
     binder = boundary.binder
-    loop_variables: list[str] = []
+
+    before: list[Operator] = []
+    for outer, variable in variables.items():
+        seed = context.gradient_of(outer)
+        like = _like(context, outer, seed)
+        if seed is None:
+            before.append(_zeros_like(like, variable))
+        elif seed != variable:
+            before.append(Operator("Copy", [seed], [variable]))
     sums: dict[str, str] = {}
     results: dict[str, str] = {}
     zeros: list[Operator] = []
     for inner, outer in bindings.items():
         gradient = inside.start_gradients.get(inner)
-        if outer in carried:
-            variable = (
-                context.new_gradient(outer)
-                if context.wants_gradient(outer)
-                else context.free_name(f"{outer}_grad")
-            )
-            seed = context.gradient_of(outer)
-            like = _like(context, outer, seed)
-            if seed is None:
-                operators.append(_zeros_like(like, variable))
-            elif seed != variable:
-                operators.append(Operator("Copy", [seed], [variable]))
-            binder.bind(variable, seeds[inner])
-            loop_variables.append(variable)
+        if outer in variables:
+            variable = binder.inner_of[variables[outer]]
             if gradient is None:
-                zeros.append(_zeros_like(seeds[inner], seeds[inner]))
+                zeros.append(_zeros_like(variable, variable))
             else:
-                results[seeds[inner]] = gradient
+                results[variable] = gradient
         elif gradient is not None:
-            variable = context.new_gradient(outer)
-            operators.append(_zeros_like(context.value_after(outer), variable))
-            sums[binder.bind(variable, inner + COPY)] = gradient
-            loop_variables.append(variable)
+            total = variables[outer] = context.new_gradient(outer)
+            before.append(_zeros_like(context.value_after(outer), total))
+            sums[binder.bind(total, inner + COPY)] = gradient
     steps = [*inside.operators, *_accumulate(sums), *_assign(results), *zeros]
-    gradient_do = binder.make_do(Net(f"{body.name}_grad", steps), loop_variables, scope, boundary.locals)
+    names = list(variables.values())
+    gradient_do = binder.make_do(Net(f"{body.name}_grad", steps), names, scope, boundary.locals)
     condition = context.free_name("gradient_loop_cond_net/cond")
     has_scope = Operator("HasScope", [scope], [condition])
     gradient_while = Operator(
         "While",
-        [condition, *dict.fromkeys((*gradient_do.inputs[:-1], *loop_variables)), scope],
-        [*loop_variables, scope, condition],
+        [condition, *dict.fromkeys((*gradient_do.inputs[:-1], *names)), scope],
+        [*names, scope, condition],
         is_gradient_op=True,
         loop_net=Net(f"{loop.name}_grad", [gradient_do]),
         cond_net=Net("gradient_loop_cond_net", [has_scope]),
     )
-    return [*operators, has_scope, gradient_while]
+    return [*before, has_scope, gradient_while]
+
+
+def _loop_variable(context: GradientContext, blob: str) -> str:
+    """Return the blob of the backward loop that carries the gradient of a carried blob."""
+    if context.wants_gradient(blob):
+        return context.new_gradient(blob)
+    return context.free_name(f"{blob}_grad")
+
+
+def _differentiate_rounds(
+    context: GradientContext, do: Operator, variables: dict[str, str]
+) -> tuple[Differentiation, BodyBoundary]:
+    """Differentiate the body of a loop, as one round; add to `variables` what turns out to be carried.
+
+    What is carried from round to round may reach the results only through other carried blobs.
+    """
+    forward = context.operator
+    body: Net = do.args["net"]
+    bindings = bindings_of(do)
+    in_condition = written_names(forward.args["cond_net"]) if "cond_net" in forward.args else set()
+    changing = in_condition | written_names(forward.args["loop_net"])
+    written = {bindings[name] for name in written_names(body) if name in bindings}
+    volatile = frozenset(inner for inner, outer in bindings.items() if outer in changing)
+    while True:
+        boundary = BodyBoundary(bindings, volatile, bool(do.args.get("copy_external_blobs")), context)
+        seeds = {
+            inner: boundary.binder.bind(variables[outer], inner + SEED)
+            for inner, outer in bindings.items()
+            if outer in variables
+        }
+        inside = Differentiation(body.operators, seeds, boundary, reserved=bindings, lenient=context.lenient)
+        flowing = {bindings[inner] for inner in inside.start_gradients if inner in bindings}
+        _check_condition_net(context, in_condition & ({*variables} | flowing))
+        more = sorted((flowing & written).difference(variables))
+        if not more:
+            return inside, boundary
+        for name in more:
+            variables[name] = _loop_variable(context, name)
 
 
 def _differentiable_body(context: GradientContext, do: Operator) -> tuple[Net, str]:
