@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .pieces import OverlapError, Pieces, as_array, check_overlap
-from .plan import Plan, Prepared, Stats, make_plan, merge, prepare, scatter_variant
+from .pieces import OverlapError, Pieces, as_array, check_overlap, is_on_device
+from .plan import Plan, Prepared, Stats, bind, make_plan, merge, prepare, scatter_variant
 
 __all__ = ["run", "scatter_add"]
 
@@ -77,10 +77,10 @@ def run(
             raise
         sources = [source.copy() for source in sources]
         plans = planned(sources)
-    from . import host
-
-    calls = [host.Prepared(plan) for plan in plans]
+    calls = [bind(plan) for plan in plans]
     if key is not None:
+        from . import host
+
         _singles[key] = host.Single(plans[0], (key[1].itemsize, key[2].itemsize))
     found = [call(alpha) for call in calls]
     for array, buffer in write_back:
@@ -112,6 +112,8 @@ def _arrays(x: Any) -> _Arrays:
     """Take one array or a sequence of them."""
     if isinstance(x, np.ndarray) or hasattr(x, "__array_interface__") or hasattr(x, "__dlpack__"):
         return [as_array(x)]
+    if hasattr(x, "__cuda_array_interface__"):
+        return [as_array(x)]
     if not isinstance(x, Iterable) or isinstance(x, str | bytes | dict):
         raise TypeError(f"expected an array or a sequence of arrays, got {type(x).__name__}")
     return [as_array(array) for array in x]
@@ -129,7 +131,7 @@ def _check_shapes(targets: _Arrays, sources: _Arrays) -> None:
 
 def _check_writable(arrays: _Arrays, what: str) -> None:
     for number, array in enumerate(arrays):
-        if not array.flags.writeable:
+        if not getattr(array.flags, "writeable", True):  # CuPy's arrays have no such flag
             raise ValueError(
                 f"array {number}: the {what} is read-only; pass a writable array or a copy of it"
             )
@@ -142,7 +144,7 @@ def _contiguous(arrays: _Arrays, write_back: list[tuple[NDArray[Any], NDArray[An
         if array.flags.c_contiguous:
             result.append(array)
             continue
-        result.append(np.ascontiguousarray(array))
+        result.append(array.copy(order="C"))
         if write_back is not None:
             write_back.append((array, result[-1]))
     return result
@@ -163,7 +165,9 @@ def _pairs(targets: _Arrays, sources: _Arrays | None) -> list[tuple[Pieces, Piec
 
 def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float) -> None:
     """Check what `kernels.scatter_add` got, and run it."""
-    target, added, numbers = as_array(dst), as_array(rows), np.asarray(indices)
+    target, added = as_array(dst), as_array(rows)
+    # Indices on a device are waited for: a wrong one must not write into somebody else's memory.
+    numbers = as_array(indices).get() if is_on_device(indices) else np.asarray(indices)
     variant = scatter_variant(target.dtype, added.dtype)
     _check_writable([target], "destination")
     if numbers.dtype.kind not in "iu" and numbers.size:
@@ -180,13 +184,23 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float) -> None:
         )
     if not added.size:
         return
-    from . import host
-
-    if np.may_share_memory(target, added):
+    numbers = np.ascontiguousarray(numbers, np.int64)
+    (added,) = _contiguous([added], None)
+    (buffer,) = _contiguous([target], None)
+    here, there = Pieces.of([buffer]), Pieces.of([added])
+    if here.device != there.device:
+        raise ValueError(
+            f"destination on {here.device} and rows on {there.device}: copy one to the other first"
+        )
+    if here.addresses[0] < there.ends[0] and there.addresses[0] < here.ends[0]:
         added = added.copy()
-    buffer = np.ascontiguousarray(target)
-    host.scatter_add(
-        buffer, np.ascontiguousarray(numbers, np.int64), np.ascontiguousarray(added), variant, alpha
-    )
+    if is_on_device(buffer):
+        from . import cuda_launch
+
+        cuda_launch.scatter_add(buffer, numbers, added, variant, alpha)
+    else:
+        from . import host
+
+        host.scatter_add(buffer, numbers, added, variant, alpha)
     if buffer is not target:
         target[...] = buffer

@@ -13,7 +13,18 @@ from .pieces import Pieces
 from .plan import Plan, Stats
 from .variants import Variant
 
-__all__ = ["COLUMNS", "DESTINATION", "EXTRA", "FIRST", "LENGTH", "SOURCE", "TREE", "Layout", "read_stats"]
+__all__ = [
+    "COLUMNS",
+    "DESTINATION",
+    "EXTRA",
+    "FIRST",
+    "LENGTH",
+    "SOURCE",
+    "TREE",
+    "Layout",
+    "read_stats",
+    "with_native_half",
+]
 
 DESTINATION, SOURCE, LENGTH, FIRST, EXTRA = range(5)
 """Columns of a table of runs: addresses, elements, number of the first tile, the variant's extra."""
@@ -53,7 +64,7 @@ class Layout:
                 Pieces(side.addresses, side.lengths // size, f"uint{8 * size}", side.device)
                 for side in (destination, source)
             )
-        form = Form(plan.kernel, _with_native_half(variant))
+        form = Form(plan.kernel, with_native_half(variant))
         runs = np.zeros((len(destination), COLUMNS), np.int64)
         runs[:, DESTINATION] = destination.addresses
         runs[:, SOURCE] = source.addresses
@@ -75,7 +86,7 @@ class Layout:
         return np.repeat(np.arange(len(self.runs), dtype=np.int32), tiles)
 
 
-def _with_native_half(variant: Variant) -> Variant:
+def with_native_half(variant: Variant) -> Variant:
     """Convert float16 by instructions, which every CUDA device has, whatever the host has."""
     native = {"float16_bits": "float16"}
     return replace(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KNOWN", "OverlapError", "Pieces", "as_array", "as_dtype", "check_overlap"]
+__all__ = ["KNOWN", "OverlapError", "Pieces", "as_array", "as_dtype", "check_overlap", "is_on_device"]
 
 KNOWN = (
     "bool",
@@ -23,6 +23,9 @@ KNOWN = (
 # NumPy interns these names each time it is asked for an interface. While nobody else holds them, Python's
 # table of interned strings fills with their traces until it is doubled: 940 KiB after 2,000 calls, once.
 _INTERFACE_KEYS = tuple(np.empty(0).__array_interface__)
+
+
+_CUDA = 2  # DLPack's number of the device type
 
 
 @cache
@@ -49,13 +52,13 @@ def as_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def as_array(x: Any) -> NDArray[Any]:
-    """Return an array over the memory of any host array.
+    """Return an array over the memory of any array, of NumPy on the host and of CuPy on a CUDA device.
 
     Parameters
     ----------
     x : array_like
-        An ndarray, or anything with ``__array_interface__`` or ``__dlpack__`` on the host; of PyTorch
-        also the types that NumPy's DLPack does not know.
+        An ndarray, or anything with ``__array_interface__``, ``__cuda_array_interface__`` or
+        ``__dlpack__``; of PyTorch also the types that NumPy's DLPack does not know.
 
     Raises
     ------
@@ -64,17 +67,38 @@ def as_array(x: Any) -> NDArray[Any]:
     """
     if not isinstance(x, np.ndarray):
         torch = sys.modules.get("torch")
-        if torch is not None and isinstance(x, torch.Tensor):
+        if is_on_device(x):
+            from .cuda_arrays import as_device_array
+
+            x = as_device_array(x)
+        elif torch is not None and isinstance(x, torch.Tensor):
             x = _from_torch(x, torch)
         elif hasattr(x, "__array_interface__"):
             x = np.asarray(x)
         elif hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] == 1:
             x = np.from_dlpack(x)
         else:
-            raise TypeError(f"expected an array on the host, got {type(x).__module__}.{type(x).__qualname__}")
+            raise TypeError(
+                f"expected an array on the host or on a CUDA device, got "
+                f"{type(x).__module__}.{type(x).__qualname__}"
+            )
     array: NDArray[Any] = x
     as_dtype(array.dtype)
     return array
+
+
+def is_on_device(x: Any) -> bool:
+    """Tell whether something is an array on a CUDA device, without importing what made it."""
+    if isinstance(x, np.ndarray):
+        return False
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(x, cupy.ndarray):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return bool(x.is_cuda)
+    device = getattr(x, "__dlpack_device__", None)
+    return device()[0] == _CUDA if device is not None else hasattr(x, "__cuda_array_interface__")
 
 
 def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
@@ -136,7 +160,7 @@ class Pieces:
         Raises
         ------
         TypeError
-            For what is no host array, and for more than one dtype.
+            For what is no array, and for more than one dtype or device.
         ValueError
             For an array with gaps, and for an empty sequence, which has no dtype.
         """
@@ -152,8 +176,12 @@ class Pieces:
                 raise TypeError(f"array {number} has dtype {view.dtype}, expected {dtype} as the first")
             if not view.flags.forc:
                 raise ValueError(f"array {number} is not contiguous: pass np.ascontiguousarray(...) of it")
-        addresses = [view.__array_interface__["data"][0] for view in views]
-        return cls(addresses, [view.size for view in views], dtype)
+        devices = {_device(view) for view in views}
+        if len(devices) > 1:
+            raise TypeError(
+                f"the arrays are on {', '.join(sorted(devices))}: expected one device; copy them to it"
+            )
+        return cls([_address(view) for view in views], [view.size for view in views], dtype, devices.pop())
 
     @classmethod
     def read(
@@ -208,6 +236,16 @@ class Pieces:
         other = as_dtype(dtype)
         factor = self.dtype.itemsize // other.itemsize
         return Pieces(self.addresses, self.lengths * factor, other, self.device)
+
+
+def _device(array: Any) -> str:
+    return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
+
+
+def _address(array: Any) -> int:
+    if isinstance(array, np.ndarray):
+        return int(array.__array_interface__["data"][0])
+    return int(array.data.ptr)
 
 
 class OverlapError(ValueError):

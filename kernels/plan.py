@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "Prepared",
     "Stats",
+    "bind",
     "count_launch",
     "launches",
     "make_plan",
@@ -158,8 +159,6 @@ def prepare(
     ValueError
         For lengths that differ, overlaps, and a `beta` other than 0 and 1.
     """
-    from . import host
-
     plan = make_plan(
         operation,
         dst,
@@ -171,7 +170,20 @@ def prepare(
         rounding=rounding,
         remainder=remainder,
     )
-    prepared: Prepared = host.Prepared(plan)
+    return bind(plan)
+
+
+def bind(plan: Plan) -> Prepared:
+    """Make a plan ready for calls, on the device of its pieces."""
+    prepared: Prepared
+    if plan.destination.device == "cpu":
+        from . import host
+
+        prepared = host.Prepared(plan)
+    else:
+        from . import cuda_launch
+
+        prepared = cuda_launch.Prepared(plan)
     return prepared
 
 
