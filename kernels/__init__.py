@@ -123,16 +123,7 @@ def accumulate(
         As for `copy`, for a `beta` other than 0 and 1, and for a source to be zeroed that is
         read-only or overlaps another array.
     """
-    return run(
-        "accumulate",
-        dst,
-        src,
-        alpha=alpha,
-        beta=beta,
-        zero_source=zero_source,
-        stats=stats,
-        nontemporal=nontemporal,
-    )
+    return run("accumulate", dst, src, alpha, beta, zero_source, stats, nontemporal)
 
 
 def scale(x: Any, alpha: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,33 +15,43 @@ __all__ = ["run", "scatter_add"]
 
 _Arrays = list[NDArray[Any]]
 
-_singles: dict[tuple[Any, ...], Any] = {}
-"""The short way for one array or pair: operation, dtypes, beta and stats -> a `host.Single`."""
+_singles: dict[tuple[Any, ...], Callable[..., Stats | bool | None]] = {}
+"""The short way for one array or pair: operation, dtypes, beta and stats -> its `host.single`."""
 
 
 def run(
     operation: str,
     dst: Any,
     src: Any = None,
-    *,
     alpha: float = 1.0,
     beta: float = 1.0,
     zero_source: bool = False,
     stats: bool = False,
     nontemporal: bool | None = None,
 ) -> Stats | None:
-    """Check arrays, give those with gaps a contiguous copy, and run one kernel for each pair of dtypes."""
-    alpha = float(alpha)
-    key = None
-    if type(dst) is np.ndarray and (src is None or type(src) is np.ndarray):
+    """Run an operation on one array or many; small ndarrays of dtypes seen before go the short way."""
+    if type(dst) is np.ndarray and not nontemporal and not zero_source:
         origin = dst if src is None else src
-        if not (nontemporal or zero_source):
-            key = (operation, dst.dtype, origin.dtype, beta, stats)
-            single = _singles.get(key)
+        if type(origin) is np.ndarray:
+            single = _singles.get((operation, dst.dtype, origin.dtype, beta, stats))
             if single is not None:
-                done = single(dst, origin, alpha)
-                if done is not False:
-                    return done if isinstance(done, Stats) else None
+                found = single(dst, origin, alpha)
+                if not isinstance(found, bool):
+                    return found
+    return _run(operation, dst, src, float(alpha), beta, zero_source, stats, nontemporal)
+
+
+def _run(
+    operation: str,
+    dst: Any,
+    src: Any,
+    alpha: float,
+    beta: float,
+    zero_source: bool,
+    stats: bool,
+    nontemporal: bool | None,
+) -> Stats | None:
+    """Check arrays, give those with gaps a contiguous copy, and run one kernel for each pair of dtypes."""
     options: dict[str, Any] = {
         "beta": beta,
         "zero_source": zero_source,
@@ -78,10 +88,13 @@ def run(
         sources = [source.copy() for source in sources]
         plans = planned(sources)
     calls = [bind(plan) for plan in plans]
-    if key is not None:
+    simple = type(dst) is np.ndarray and (src is None or type(src) is np.ndarray)
+    if simple and not zero_source:
         from . import host
 
-        _singles[key] = host.Single(plans[0], (key[1].itemsize, key[2].itemsize))
+        origin = dst if src is None else src
+        sizes = dst.itemsize, origin.itemsize
+        _singles[operation, dst.dtype, origin.dtype, beta, stats] = host.single(plans[0], sizes)
     found = [call(alpha) for call in calls]
     for array, buffer in write_back:
         array[...] = buffer

@@ -120,40 +120,68 @@ def launch_parallel(leaf, table, cuts, sizes, alpha, seed, blocks, doubles):
     return _conclude(partials, results, doubles)
 
 
-def launch_arrays(leaf, target, source, sizes, longest, flags, alpha, measures, doubles):
-    """Run a leaf over one small ndarray, or a pair, whose headers are at the addresses given.
+LEAF, TO_SIZE, OF_SIZE, UNITS, LONGEST, REQUIRED, DOUBLES = range(0, 56, 8)
+"""Where a `Single`'s numbers are in the memory it passes: the leaf's address, bytes of an element of
+destination and source, what the leaf counts to an element, the most elements, the flags that the
+destination must have, whether the leaf computes in float64."""
 
-    All checks are made here: nothing is done for arrays of different shapes, with gaps, read-only,
-    overlapping but not equal, or longer than `longest` elements; the caller then goes the long way,
-    which mends it or tells what is wrong.
 
-    Parameters
-    ----------
-    sizes : tuple of int
-        Bytes of an element of target and source, and what the leaf counts to an element.
-    flags : int
-        The flags that the target must have.
+@njit(inline="always")
+def _is_simple(numbers, target, source):
+    """Tell whether a leaf can run over two ndarrays, whose headers are at these addresses, as they are.
 
-    Returns
-    -------
-    tuple of bool, float, int, float
-        Whether it was done, and the results.
+    They must be of one shape and without gaps, not too long, have the flags, and be the same or
+    apart. The caller goes the long way otherwise, which mends it or tells what is wrong.
     """
     count = array_size(target)
     to, of = load_int64(target + DATA), load_int64(source + DATA)
-    to_end, of_end = to + count * sizes[0], of + count * sizes[1]
-    if (
-        count > longest
-        or load_int32(target + FLAGS) & flags != flags
-        or load_int32(source + FLAGS) & C_CONTIGUOUS == 0
-        or not same_shape(target, source)
-        or not ((to == of and to_end == of_end) or to_end <= of or of_end <= to)
-    ):
+    to_end = to + count * load_int64(numbers + TO_SIZE)
+    of_end = of + count * load_int64(numbers + OF_SIZE)
+    flags = load_int64(numbers + REQUIRED)
+    return (
+        count <= load_int64(numbers + LONGEST)
+        and load_int32(target + FLAGS) & flags == flags
+        and load_int32(source + FLAGS) & C_CONTIGUOUS != 0
+        and same_shape(target, source)
+        and ((to == of and to_end == of_end) or to_end <= of or of_end <= to)
+    )
+
+
+def launch_arrays(numbers, target, source, alpha):
+    """Run a leaf over one small ndarray, or a pair.
+
+    Parameters
+    ----------
+    numbers, target, source : int
+        Addresses of the numbers and of the arrays' headers.
+    alpha : float
+
+    Returns
+    -------
+    bool
+        Whether it was done.
+    """
+    if not _is_simple(numbers, target, source):
+        return False
+    units = array_size(target) * load_int64(numbers + UNITS)
+    if units > 0:
+        to, of = load_int64(target + DATA), load_int64(source + DATA)
+        call(load_int64(numbers + LEAF), to, of, units, alpha, 0, 0, 0, 0)
+    return True
+
+
+def measure_arrays(numbers, target, source, alpha):
+    """Do what `launch_arrays` does with a leaf that measures; return its results as well."""
+    if not _is_simple(numbers, target, source):
         return False, 0.0, 0, 0.0
-    partials = np.empty(-(-count // BLOCK) if measures else 0)
+    count = array_size(target)
+    partials = np.empty(-(-count // BLOCK))
     results = np.zeros((1, 8), np.int64)
     if count > 0:
-        call(leaf, to, of, count * sizes[2], alpha, 0, 0, partials.ctypes.data, results.ctypes.data)
+        to, of = load_int64(target + DATA), load_int64(source + DATA)
+        leaf = load_int64(numbers + LEAF)
+        call(leaf, to, of, count, alpha, 0, 0, partials.ctypes.data, results.ctypes.data)
+    doubles = load_int64(numbers + DOUBLES) != 0
     total, nonfinite, largest = _conclude(partials, results, doubles)
     return True, total, nonfinite, largest
 
@@ -195,13 +223,7 @@ _LAUNCH = types.Tuple(_FOUND)(
     types.int64,
     types.boolean,
 )
-_LAUNCH_ARRAYS = types.Tuple((types.boolean, *_FOUND))(
-    *[types.int64] * 3,
-    types.UniTuple(types.int64, 3),
-    *[types.int64] * 2,
-    types.float64,
-    *[types.boolean] * 2,
-)
+_ARRAYS = (*[types.int64] * 3, types.float64)
 _SCATTER = types.void(
     *[types.int64] * 3,
     types.Array(types.int64, 1, "C"),
@@ -213,7 +235,8 @@ _SCATTER = types.void(
 _SIGNATURES = {
     launch: _LAUNCH,
     launch_parallel: _LAUNCH,
-    launch_arrays: _LAUNCH_ARRAYS,
+    launch_arrays: types.boolean(*_ARRAYS),
+    measure_arrays: types.Tuple((types.boolean, *_FOUND))(*_ARRAYS),
     scatter: _SCATTER,
     scatter_parallel: _SCATTER,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -112,8 +113,8 @@ def _can_stream(plan: Plan) -> bool:
     return not any(np.any(start % unit) for start in addresses)
 
 
-class Single:
-    """A kernel for one small contiguous ndarray, or a pair: all checks in the compiled call.
+def single(plan: Plan, itemsizes: tuple[int, int]) -> Callable[..., Stats | bool | None]:
+    """Return a kernel for one small contiguous ndarray, or a pair: all checks in the compiled call.
 
     Parameters
     ----------
@@ -121,29 +122,42 @@ class Single:
         Of any arrays of the dtypes.
     itemsizes : tuple of int
         Bytes of an element of destination and source.
+
+    Returns
+    -------
+    callable
+        Takes destination, source and alpha. Returns what the plan does, statistics or None, or False
+        where the arrays are not of the simple kind and nothing was done. A function and not an
+        object: its variables are found faster, and a call on 100 elements takes 0.6 us in all.
     """
+    variant = plan.variant.with_streaming(False)
+    code = leaves.leaf(_LEAVES[plan.kernel], variant)
+    units = 1 if plan.kernel == "blend" else itemsizes[0]
+    flags = C_CONTIGUOUS | WRITEABLE if variant.write else C_CONTIGUOUS
+    doubles = variant.compute == "float64"
+    numbers = np.array([code[0], *itemsizes, units, _SHARE // max(itemsizes), flags, doubles])
+    address = numbers.ctypes.data
+    launch = dispatch.compiled(dispatch.measure_arrays if variant.measure else dispatch.launch_arrays)
 
-    __slots__ = ("_arguments", "_flags", "_launch", "_leaf", "_measure")
+    def run(target: NDArray[Any], source: NDArray[Any], alpha: float) -> bool | None:
+        if not launch(address, id(target), id(source), alpha):
+            return False
+        count_launch()
+        return None
 
-    def __init__(self, plan: Plan, itemsizes: tuple[int, int]):
-        variant = plan.variant.with_streaming(False)
-        self._leaf = leaves.leaf(_LEAVES[plan.kernel], variant)
-        self._launch = dispatch.compiled(dispatch.launch_arrays)
-        sizes = (*itemsizes, 1 if plan.kernel == "blend" else itemsizes[0])
-        flags = C_CONTIGUOUS | WRITEABLE if variant.write else C_CONTIGUOUS
-        self._arguments = sizes, _SHARE // max(itemsizes), flags
-        self._flags = variant.measure, variant.compute == "float64"
-        self._measure = variant.measure
-
-    def __call__(self, target: NDArray[Any], source: NDArray[Any], alpha: float) -> Stats | bool:
-        """Run the kernel, or return False where the arrays are not of the simple kind."""
-        done, *found = self._launch(
-            self._leaf[0], id(target), id(source), *self._arguments, alpha, *self._flags
-        )
+    def measure(target: NDArray[Any], source: NDArray[Any], alpha: float) -> Stats | bool:
+        done, *found = launch(address, id(target), id(source), alpha)
         if not done:
             return False
         count_launch()
-        return Stats(*found) if self._measure else True
+        return Stats(*found)
+
+    _kept.append((code, numbers))
+    return measure if variant.measure else run
+
+
+_kept: list[Any] = []
+"""What the addresses in the functions of `single` point to: a few numbers for each pair of dtypes."""
 
 
 def scatter_add(
