@@ -19,15 +19,22 @@ from typing import TYPE_CHECKING, Any
 from numscope import datasets, kernels
 from numscope.errors import NumscopeError
 from numscope.optimizers import OPTIMIZERS
+from numscope.sequences import SequenceTraining
 from numscope.training import Settings, Training
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from numscope.reporting import Run
+
 __all__ = ["main"]
 
 FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
 STDOUT = "-"
+TASKS: dict[str, Callable[[datasets.Dataset, Settings], Run]] = {
+    "digits": Training,
+    "sequences": SequenceTraining,
+}
 
 RUN_HELP = f"""\
 Train a classifier, a multi-layer perceptron, on real data. Gradients are
@@ -115,6 +122,13 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("data", metavar="DATA", nargs="?", help="default: the handwritten digits")
     add = run.add_argument
+    add(
+        "--task",
+        choices=sorted(TASKS),
+        default="digits",
+        help="digits: a perceptron; sequences: a recurrent net that reads square images row by row, each cut "
+        "at a random length (default: %(default)s)",
+    )
     add("--device", type=_device, default=defaults.device, help="auto, cpu or cuda (default: %(default)s)")
     add(
         "--micro-batch",
@@ -202,7 +216,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     dataset = datasets.load(options.data, settings.seed) if options.data else datasets.digits(settings.seed)
     console = _console(options.json)
-    training = Training(dataset, settings)
+    training = TASKS[options.task](dataset, settings)
     with ProgressView(console, settings.steps) as progress, _stop_on_interrupt() as stop:
         for step in training.steps():
             progress.show(step)

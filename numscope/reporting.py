@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +19,9 @@ from numscope.datasets import Dataset
 from numscope.results import Report, Step
 from numscope.sizes import format_size
 from numscope.training import Settings
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["ProgressView", "Run", "as_json", "report_table", "report_values", "values_table"]
 
@@ -79,12 +82,21 @@ class ProgressView:
 
 
 class Run(Protocol):
-    """What was run, as far as it is reported: `Training` and other tasks."""
+    """A run of any task: `Training` and what is driven and reported like it."""
 
     dataset: Dataset
     settings: Settings
     device: str
     description: str
+
+    def steps(self) -> Iterator[Step]:
+        """Train, and yield after each step."""
+
+    def report(self) -> Report:
+        """Return what happened so far."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters to a file."""
 
 
 def report_table(run: Run, report: Report, stopped: bool) -> Table:
@@ -109,7 +121,7 @@ def report_table(run: Run, report: Report, stopped: bool) -> Table:
         "segments taken after the first step": str(report.segments_taken),
         "examples per second": _rate(report),
         "time in kernels, with their checks": f"{times.kernels:.3f} s",
-        "time in matrix products": f"{times.products:.3f} s",
+        "time in matrix products": "-" if times.products is None else f"{times.products:.3f} s",
         "time in Python and element-wise code": f"{times.python:.3f} s",
         "first step, with compilation": f"{times.first_step:.3f} s",
         "preparation; checks": f"{times.preparation:.3f} s; {times.checks:.3f} s",

@@ -90,7 +90,8 @@ class Times:
     first_step : float
         With the compilation of the kernels, where they were not found compiled.
     kernels, products, python : float
-        The steps after the first one: in kernels, in matrix products, in all else.
+        The steps after the first one: in kernels, in matrix products, in all else. `products` is None where
+        they are not timed apart.
     checks : float
         Comparing gradients with those of one batch, which is no part of a step.
     """
@@ -98,7 +99,7 @@ class Times:
     preparation: float
     first_step: float
     kernels: float
-    products: float
+    products: float | None
     python: float
     checks: float
 

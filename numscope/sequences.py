@@ -25,7 +25,7 @@ from numscope.operators.tensors import array_module
 from numscope.optimizers import OPTIMIZERS, Optimizer
 from numscope.results import Report, Step, Tally, Times
 from numscope.stopwatch import Stopwatch
-from numscope.training import Settings, choose_device
+from numscope.training import Settings, choose_device, relative_difference
 from numscope.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class SequenceTraining:
         self.device = choose_device(settings.device)
         self._xp = array_module(self.device)
         self._side = _side(dataset)
+        self.description = f"Elman net {self._side}-{settings.hidden[0]}-{len(dataset.classes)} in a While"
         examples = len(dataset.train_features)
         self._rows = min(settings.micro_batch, examples)
         self._micro_batches = min(settings.accumulate, examples // self._rows)
@@ -184,7 +185,7 @@ class SequenceTraining:
             epochs=tally.examples / len(self.dataset.train_features),
             differences=dict(self._differences) if self._checked else {},
             checked_steps=tuple(self._checked),
-            planned_peak=self.arena.capacity,
+            planned_peak=None,  # how many rounds a loop has is known when it ends
             reached_peak=self.arena.peak,
             segments_taken=0 if tally.first is None else taken - self._segments_after_first,
             examples_per_second=tally.examples_per_second,
@@ -192,7 +193,7 @@ class SequenceTraining:
                 preparation=self._preparation,
                 first_step=0.0 if tally.first is None else tally.first.seconds,
                 kernels=tally.kernels,
-                products=tally.products,
+                products=None,  # they are operators like others here
                 python=tally.seconds - tally.kernels,
                 checks=self._checking.seconds,
             ),
@@ -247,7 +248,7 @@ class SequenceTraining:
             stats.norm,
             time.perf_counter() - start - (self._checking.seconds - checked),
             kernels=self._kernel_seconds() - kernels,
-            products=0.0,  # they are operators like others here, and not timed apart
+            products=0.0,
         )
 
     def _pass(self, ws: Workspace, chosen: NDArray[np.int64]) -> dict[str, Any]:
@@ -274,10 +275,7 @@ class SequenceTraining:
     def _check(self, chosen: NDArray[np.int64], coefficient: float) -> None:
         """Compare the accumulated gradient with that of the same sequences as one batch."""
         for name, whole in self._pass(self._whole, chosen).items():
-            expected = whole.astype(np.float64) * coefficient
-            difference = self._gradients[name] - expected
-            expected_norm, norm = (float(self._xp.linalg.norm(a)) for a in (expected, difference))
-            relative = norm / expected_norm if expected_norm else (0.0 if norm == 0 else math.inf)
+            relative = relative_difference(self._xp, self._gradients[name], whole, coefficient)
             self._differences[name] = max(self._differences[name], relative)
 
     def _accuracy(self) -> float:

@@ -32,7 +32,7 @@ from numscope.workspace import Workspace
 if TYPE_CHECKING:
     import os
 
-__all__ = ["Settings", "Training", "choose_device"]
+__all__ = ["Settings", "Training", "choose_device", "relative_difference"]
 
 PLAN_CAPACITY = 1 << 60  # bytes; an arena without memory may be of any size
 SPREAD_CHECKS = 5  # steps over the run whose gradient is compared with that of one batch
@@ -301,14 +301,8 @@ class Training:
         """Compare the accumulated gradient with that of the same examples as one batch."""
         whole = self._pass(self._one_batch, self._memory.whole, first, examples)
         for name, gradient in whole.items():
-            expected = gradient.astype(np.float64) * coefficient
-            difference = self._memory.gradients[name] - expected
-            expected_norm, norm = (float(self._xp.linalg.norm(a)) for a in (expected, difference))
-            relative = norm / expected_norm if expected_norm else (0.0 if norm == 0 else math.inf)
-            # A NaN (one batch overflowed) would be lost in a maximum.
-            self._differences[name] = max(
-                self._differences[name], math.inf if math.isnan(relative) else relative
-            )
+            relative = relative_difference(self._xp, self._memory.gradients[name], gradient, coefficient)
+            self._differences[name] = max(self._differences[name], relative)
 
     def _accuracy(self) -> float:
         """Return the share of the test examples whose class is the one of the highest score."""
@@ -333,6 +327,16 @@ class Training:
 def _quiet() -> Any:
     """Let values overflow without a warning: whether they are finite is checked once a step."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+def relative_difference(xp: Any, values: Any, expected: Any, factor: float) -> float:
+    """Return ``|values - factor * expected| / |factor * expected|``, L2 norms in float64; inf for NaN."""
+    exact = expected.astype(np.float64) * factor
+    size, difference = (float(xp.linalg.norm(a)) for a in (exact, values - exact))
+    if size == 0:
+        return 0.0 if difference == 0 else math.inf
+    # A NaN (one batch overflowed) would be lost in a maximum.
+    return math.inf if math.isnan(difference / size) else difference / size
 
 
 def choose_device(device: str) -> str:

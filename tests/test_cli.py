@@ -108,6 +108,16 @@ class TestRun:
             accuracies.append(json.loads(capsys.readouterr().out)["accuracy"])
         assert accuracies[0] == accuracies[1] == accuracies[2] >= 0.9
 
+    def test_sequences(self, capsys, tmp_path):
+        options = ["--task", "sequences", "--save", tmp_path / "p.safetensors", "--json"]
+        assert run("run", *QUICK, *options, "--steps", "2") == 0
+        values = json.loads(capsys.readouterr().out)
+        assert values["model"].startswith("Elman net 8-16-10")
+        assert values["planned_peak"] is None
+        assert values["steps"] == 2
+        assert values["largest_difference"] <= 1e-5
+        assert "w_state" in storage.load(tmp_path / "p.safetensors")
+
     def test_a_name_like_markup_is_shown_as_it_is(self, capsys, data, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         os.rename(data, "[red]a[&red].npz")
@@ -202,6 +212,7 @@ class TestWrongArguments:
             (["run", "--max-norm", "fast"], "expected a positive number"),
             (["run", "--hidden", "8,,4"], "expected a whole number of at least 1, got ''"),
             (["run", "--optimizer", "newton"], "invalid choice: 'newton'"),
+            (["run", "--task", "chess"], "invalid choice: 'chess'"),
             (["run", "--dtype", "int8"], "invalid choice: 'int8'"),
             (["run", "--device", "null"], "expected auto, cpu, cuda or cuda:N, got 'null'"),
             (["run", "--seed", "-1"], "expected a whole number of at least 0"),
