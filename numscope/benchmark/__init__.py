@@ -1,0 +1,209 @@
+"""Time the kernels against NumPy and PyTorch, side by side in one process.
+
+Every competitor's result is first compared with float64; then samples are taken in turns, in random
+order, and medians compared. PyTorch is optional; the machine's limits need a C compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from numscope import kernels
+from numscope.benchmark.limits import LIMITS, limits
+from numscope.benchmark.operations import Operation, operations
+from numscope.benchmark.report import Row, as_json, plot, tables
+from numscope.benchmark.sets import SETS
+from numscope.benchmark.slabs import HAS_TORCH, Slabs
+from numscope.benchmark.timing import interleave
+
+__all__ = ["add_arguments", "main", "run"]
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a reader must know of the machine: processor, caches, versions."""
+    processor = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a processor without a name: the platform's word stands
+    names = ("numscope", "numpy", "numba", "llvmlite", *(("torch",) if HAS_TORCH else ()))
+    return {
+        "processor": processor or platform.machine(),
+        "processors": os.cpu_count(),
+        "last_level_cache": kernels.machine.last_level_cache(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def verify(slabs: Slabs, operation: Operation) -> None:
+    """Compare what every competitor leaves behind with float64.
+
+    Raises
+    ------
+    AssertionError
+        Naming the competitor: a time without the result is none.
+    """
+    competitors = {"numscope": operation.ours, **operation.lists, **operation.flats}
+    for name, call in competitors.items():
+        slabs.restore()
+        returned = call()
+        what = f"{operation.name} by {name}"
+        if operation.expected is not None:
+            wrong = np.abs(slabs.windows(operation.changes) - operation.expected(slabs.first_windows)).max()
+            if not wrong <= operation.tolerance:
+                raise AssertionError(f"{what} is off by {wrong}, allowed are {operation.tolerance}")
+        if operation.norm_of:
+            exact = slabs.exact_norm(operation.norm_of)
+            allowed = 1e-8 if name == "numscope" else 1e-2
+            if not abs(returned - exact) <= allowed * exact:
+                raise AssertionError(f"{what} has the norm {returned}, exact is {exact}")
+
+
+def run(
+    sets: Sequence[str] = tuple(SETS),
+    threads: Sequence[int] = (1, 2),
+    *,
+    rounds: int = 9,
+    only: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Verify and time all operations.
+
+    Parameters
+    ----------
+    sets : sequence of str
+        Of ``"small"``, ``"resnet50"`` and ``"gpt2"``.
+    threads : sequence of int
+    rounds : int
+        Samples of each competitor.
+    only : sequence of str
+        Names of operations; all by default.
+    progress : callable
+        Told what comes next.
+    """
+    rows = []
+    before = kernels.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        for set_name in sets:
+            slabs = Slabs(SETS[set_name]())
+            wanted = [row for row in operations(slabs) if not only or row.name in only]
+            for number, count in enumerate(threads):
+                _set_threads(count)
+                loops = limits(slabs, count, Path(folder))
+                for operation in wanted:
+                    progress(f"{set_name}, {count} threads: {operation.name}")
+                    if number == 0:
+                        verify(slabs, operation)
+                    rows.append(_time(slabs, operation, set_name, count, loops, rounds))
+    _set_threads(before)
+    return rows
+
+
+def _set_threads(count: int) -> None:
+    kernels.set_num_threads(count)
+    if HAS_TORCH:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def _time(
+    slabs: Slabs,
+    operation: Operation,
+    set_name: str,
+    threads: int,
+    loops: dict[str, Callable[[], object]],
+    rounds: int,
+) -> Row:
+    slabs.restore()
+    calls = {"ours": operation.ours}
+    calls |= {f"list {name}": call for name, call in operation.lists.items()}
+    calls |= {f"flat {name}": call for name, call in operation.flats.items()}
+    limiting = [name for name in LIMITS.get(operation.name, ()) if name in loops]
+    calls |= {f"limit {name}": loops[name] for name in limiting}
+    consumed = operation.consumes
+    before = (lambda: slabs.restore(consumed)) if consumed else None
+    samples = interleave(calls, rounds=rounds, before=before)
+    return Row(
+        set_name,
+        threads,
+        operation.name,
+        samples["ours"],
+        {name: samples[f"list {name}"] for name in operation.lists},
+        {name: samples[f"flat {name}"] for name in operation.flats},
+        min((samples[f"limit {name}"] for name in limiting), key=lambda found: found.median, default=None),
+    )
+
+
+def small_costs() -> dict[str, float]:
+    """Return seconds of what is dear only on little memory: one small array, scopes of many blobs."""
+    x, y = np.ones(100, np.float32), np.ones(100, np.float32)
+    costs: dict[str, Callable[[], object]] = {
+        "numpy add, one array of 100": lambda: np.add(x, y, out=x),
+        "accumulate, one array of 100": lambda: kernels.accumulate(x, y),
+        "numpy copyto, one array of 100": lambda: np.copyto(x, y),
+        "copy, one array of 100": lambda: kernels.copy(x, y),
+    }
+    total = 8_000_000
+    memory = np.ones((2, total), np.float32)
+    for blobs in (1, 100, 10_000):
+        each = total // blobs
+        starts = 4 * each * np.arange(blobs) + memory.ctypes.data
+        pieces = [kernels.Pieces(starts + 4 * total * side, [each] * blobs, "float32") for side in (0, 1)]
+        costs[f"accumulate, {total:,} elements in {blobs:,} blobs"] = kernels.prepare("accumulate", *pieces)
+    return {name: sample.median for name, sample in interleave(costs, rounds=15, shortest=2e-3).items()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the benchmark to a parser."""
+    parser.add_argument("--set", dest="sets", action="append", choices=tuple(SETS), help="default: all")
+    parser.add_argument("--threads", type=int, action="append", help="default: 1 and 2")
+    parser.add_argument("--rounds", type=int, default=9, help="samples of each competitor (default 9)")
+    parser.add_argument("--only", action="append", default=[], help="an operation by its name")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all samples")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the ratios (needs matplotlib)")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run the benchmark with parsed options, print its tables, write its files; return the exit status."""
+    console = Console()
+    machine = describe_machine()
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    with console.status("benchmark") as status:
+        rows = run(
+            options.sets or tuple(SETS),
+            options.threads or (1, 2),
+            rounds=options.rounds,
+            only=options.only,
+            progress=status.update,
+        )
+    for table in tables(rows):
+        console.print(table)
+    if not options.only:
+        for name, seconds in small_costs().items():
+            console.print(f"{name}: {seconds * 1e6:.2f} us")
+    if options.json:
+        options.json.write_text(as_json(machine, rows))
+    if options.plot:
+        plot(machine, rows, options.plot)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark as a command of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    return execute(parser.parse_args(arguments))

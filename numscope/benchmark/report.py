@@ -1,0 +1,133 @@
+"""What a benchmark found, for people and programs: a table, JSON, a plot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from numscope.benchmark.timing import Sample
+
+__all__ = ["Row", "as_json", "plot", "tables"]
+
+_BARS = ((0.2, "against_lists", "lists of tensors"), (-0.2, "against_flats", "one flat buffer"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation on one set with so many threads.
+
+    Parameters
+    ----------
+    ours, limit : Sample
+    lists, flats : dict of str to Sample
+        The peers, by name.
+    """
+
+    set_name: str
+    threads: int
+    operation: str
+    ours: Sample
+    lists: dict[str, Sample]
+    flats: dict[str, Sample]
+    limit: Sample | None = None
+
+    @staticmethod
+    def _best(peers: dict[str, Sample]) -> tuple[str, float] | None:
+        name = min(peers, key=lambda peer: peers[peer].median, default=None)
+        return None if name is None else (name, peers[name].median)
+
+    @property
+    def against_lists(self) -> float | None:
+        """How many times as long the best peer on a list takes."""
+        best = self._best(self.lists)
+        return best and best[1] / self.ours.median
+
+    @property
+    def against_flats(self) -> float | None:
+        """How many times as long the best peer on a flat buffer takes."""
+        best = self._best(self.flats)
+        return best and best[1] / self.ours.median
+
+    @property
+    def of_limit(self) -> float | None:
+        """The share of the hand-written limit that is reached."""
+        return None if self.limit is None else self.limit.median / self.ours.median
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _peer(peers: dict[str, Sample]) -> str:
+    best = Row._best(peers)
+    return "-" if best is None else f"{best[0]} {best[1] * 1e6:,.0f}"
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """Return one table for each set and number of threads."""
+    result = []
+    for set_name, threads in dict.fromkeys((row.set_name, row.threads) for row in rows):
+        table = Table(
+            title=f"{set_name}, {threads} thread{'s' if threads > 1 else ''} (microseconds, medians)"
+        )
+        table.add_column("operation")
+        for name in ("numscope", "best on lists", "ratio", "best on flat", "ratio", "of limit"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            if (row.set_name, row.threads) == (set_name, threads):
+                table.add_row(
+                    row.operation,
+                    f"{row.ours.median * 1e6:,.1f}",
+                    _peer(row.lists),
+                    _ratio(row.against_lists),
+                    _peer(row.flats),
+                    _ratio(row.against_flats),
+                    _ratio(row.of_limit),
+                )
+        result.append(table)
+    return result
+
+
+def as_json(machine: dict[str, Any], rows: list[Row]) -> str:
+    """Return everything that was measured, in seconds."""
+    values = []
+    for row in rows:
+        ratios = {name: getattr(row, name) for name in ("against_lists", "against_flats", "of_limit")}
+        values.append({**asdict(row), **ratios})
+    return json.dumps({"machine": machine, "rows": values}, indent=1)
+
+
+def plot(machine: dict[str, Any], rows: list[Row], path: Path) -> None:
+    """Draw the ratios to the best peers as bars, one panel for each set and number of threads.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    """
+    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+
+    panels = list(dict.fromkeys((row.set_name, row.threads) for row in rows))
+    columns = len({threads for _, threads in panels})
+    height = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.5 * columns, 4.2 * height), layout="constrained")
+    axes = figure.subplots(height, columns, squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        shown = [row for row in rows if (row.set_name, row.threads) == panel][::-1]
+        for shift, name, label in (
+            (0.2, "against_lists", "lists of tensors"),
+            (-0.2, "against_flats", "one flat buffer"),
+        ):
+            places = [number + shift for number in range(len(shown))]
+            axis.barh(places, [getattr(row, name) or 0 for row in shown], 0.4, label=f"best peer on {label}")
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_yticks(range(len(shown)), [row.operation for row in shown], fontsize=7)
+        axis.set_title(f"{panel[0]}, threads: {panel[1]}", fontsize=9)
+    axes.flat[0].legend(fontsize=7)
+    figure.supxlabel(f"times as long as numscope ({machine['processor']})", fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,85 @@
+"""Time competitors side by side: interleaved, in random order, undisturbed where that can be had."""
+
+from __future__ import annotations
+
+import random
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Sample", "interleave"]
+
+_TRIES = 6  # a sample that lost its processor is taken again so often
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one call: the median of the rounds, and half of their interquartile range."""
+
+    median: float
+    spread: float
+
+
+def _interruptions() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 9,
+    before: Callable[[], object] | None = None,
+    shortest: float = 1e-3,
+) -> dict[str, Sample]:
+    """Time calls against each other in one process.
+
+    Parameters
+    ----------
+    calls : mapping of str to callable
+    rounds : int
+        Every round takes one sample of each call, in a new random order.
+    before : callable, optional
+        Run before every sample, untimed; a sample is then one call.
+    shortest : float
+        Seconds that a sample lasts at least, by repeating the call.
+
+    Returns
+    -------
+    dict of str to Sample
+    """
+    shuffle = random.Random(0).shuffle
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        repeats[name] = 1 if before else max(1, int(shortest / max(_seconds(call, 1), 1e-7)))
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            best = (float("inf"), float("inf"))
+            for _ in range(_TRIES):
+                if before:
+                    before()
+                else:
+                    calls[name]()  # wakes the threads, warms the caches
+                count = _interruptions()
+                seconds = _seconds(calls[name], repeats[name])
+                best = min(best, (_interruptions() - count, seconds))
+                if best[0] == 0:
+                    break
+            taken[name].append(best[1])
+    samples = {}
+    for name, seconds_taken in taken.items():
+        low, _, high = statistics.quantiles(seconds_taken, n=4)
+        samples[name] = Sample(statistics.median(seconds_taken), (high - low) / 2)
+    return samples
