@@ -36,6 +36,13 @@ class Ranges:
         """Length of the longest range, 0 when there is none."""
         return max(self._lengths, default=0)
 
+    def find(self, length: int) -> int | None:
+        """Return where the first range starts that is long enough, or None."""
+        for i, available in enumerate(self._lengths):
+            if available >= length:
+                return self._starts[i]
+        return None
+
     def take(self, length: int) -> int | None:
         """Take `length` from the first range that is long enough; return where it starts, or None."""
         for i, available in enumerate(self._lengths):

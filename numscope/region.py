@@ -158,8 +158,12 @@ class Region:
         arena = self.arena
         if self._segments:
             last = self._segments[-1]
-            missing = length - last.free.length_before(last.end)
-            found = last if arena._grow(last, missing) else arena._take(length)
+            tail = last.free.length_before(last.end)
+            # A free piece below wins, as first fit has it. Without this a blob that is replaced by one of
+            # another size again and again wandered through the whole arena and touched all its pages.
+            below = arena._free.find(length)
+            grows = (below is None or below >= last.end - tail) and arena._grow(last, length - tail)
+            found = last if grows else arena._take(length)
             # A segment whose blobs were all removed has nothing to offer any more.
             self._segments = [s for s in self._segments if s is found or s.reference.ranges.total]
         else:

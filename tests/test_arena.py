@@ -114,6 +114,17 @@ def test_a_workspace_filled_again_asks_at_once_for_what_it_needed(arena, ws):
     assert (taken, arena.stats().segments_taken) == (20, 22)
 
 
+def test_replaced_blobs_do_not_wander_through_the_arena(arena, ws):
+    ws.empty("fixed", 100)
+    for i in range(200):
+        ws.empty("x", 1000 + i % 7 * 100)
+        ws.empty("y", 500 + i % 3 * 100)
+    assert arena.peak <= 6 * 8192
+    assert address(ws["x"]) - address(ws["fixed"]) < 6 * 8192
+    assert address(ws["y"]) - address(ws["fixed"]) < 6 * 8192
+    assert arena.stats().segments <= 4
+
+
 def test_exhaustion_says_what_and_changes_nothing(arena, ws):
     ws.full("weights", 1000, 7)
     ws.empty("bias", 10)

@@ -92,6 +92,7 @@ def test_a_set_of_bytes_does_the_same(steps):
                 free |= asked
         elif action == "t":
             fitting = [s for s, n in pieces(free) if n >= length]
+            assert ranges.find(length) == (fitting[0] if fitting else None)
             taken = ranges.take(length)
             assert taken == (fitting[0] if fitting else None)
             if fitting:
