@@ -55,7 +55,7 @@ def run_both(arena, net, feeds, seeds, runs=1):
         assert ws.run(net)
         assert ws.run(backward)
     for y, seed in seeds.items():
-        np.testing.assert_array_equal(ws[names[y]], seed, err_msg=f"the seed of {y} was overwritten")
+        np.testing.assert_array_equal(ws.fetch(names[y]), seed, err_msg=f"the seed of {y} was overwritten")
     return ws, gradients
 
 

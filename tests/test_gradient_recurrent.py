@@ -34,7 +34,7 @@ def torch_gradients(values):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("steps", [1, 8, 40])
-def test_gradients_are_those_of_pytorch(dtype, steps):
+def test_gradients_are_those_of_pytorch(device, dtype, steps):
     rng = np.random.default_rng(steps)
     net, parameters = recurrent_net(8, 16, 10, dtype)
     backward, gradients = gradient(net, ["loss"])
@@ -51,7 +51,7 @@ def test_gradients_are_those_of_pytorch(dtype, steps):
         "steps": np.int64(steps),
     }
     expected = torch_gradients(values)
-    with Arena("16 MiB") as arena:
+    with Arena("16 MiB", device=device) as arena:
         ws = Workspace(arena=arena)
         for name, value in values.items():
             ws[name] = value
@@ -59,7 +59,7 @@ def test_gradients_are_those_of_pytorch(dtype, steps):
             ws.run(net)
             ws.run(backward)
         for name, answer in expected.items():
-            error = np.linalg.norm(ws[gradients[name]] - answer) / np.linalg.norm(answer)
+            error = np.linalg.norm(ws.fetch(gradients[name]) - answer) / np.linalg.norm(answer)
             assert error <= TOLERANCE[dtype], name
         assert gradients["start"] == "start_grad"
         assert "rows" not in gradients

@@ -280,11 +280,8 @@ class ReluGradientOp(TensorOperator):
         xp = array_module(ws.device)
         y, dy = self.alike(ws, 0, 1)
         dx = self.output(ws, 0, y.shape, y.dtype)
-        passing = y > 0
-        if dx is not dy:
-            xp.copyto(dx, dy)
         # Not a product with 0 and 1: an infinite gradient where Y is 0 shall give 0, not NaN.
-        xp.copyto(dx, dx.dtype.type(0), where=~passing)
+        xp.copyto(dx, xp.where(y > 0, dy, dy.dtype.type(0)))
 
 
 @register_operator("LogGradient", inputs=2, outputs=1, in_place=[(1, 0)])

@@ -127,7 +127,8 @@ class SquaredL2DistanceOp(DistanceOp):
     def run(self, ws: Workspace) -> None:
         x, rows = self.difference(ws)
         distance = self.output(ws, 0, (rows.shape[0],), x.dtype)
-        array_module(ws.device).einsum("nk,nk->n", rows, rows, out=distance)
+        rows *= rows
+        array_module(ws.device).sum(rows, axis=1, out=distance)
         distance /= 2
 
 

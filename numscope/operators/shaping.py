@@ -245,8 +245,9 @@ class GatherOp(GatheringOp):
         indices, axis = self.place(ws, data)
         shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
         y = self.output(ws, 0, shape, data.dtype)
-        # The range is checked above; mode "raise" would go through a buffer when out= is given.
-        array_module(ws.device).take(data, indices, axis=axis, out=y, mode="clip")
+        # The range is checked above; NumPy's default mode would go through a buffer (CuPy has no modes).
+        xp = array_module(ws.device)
+        xp.take(data, indices, axis=axis, out=y, **({"mode": "clip"} if xp is np else {}))
 
 
 @register_operator("GatherGradient", inputs=3, outputs=1, arguments=GATHER)
@@ -260,7 +261,8 @@ class GatherGradientOp(GatheringOp):
         gradient = self.output(ws, 0, data.shape, data.dtype)
         gradient.fill(0)
         if axis:
-            moved = xp.moveaxis(dy, range(axis, axis + indices.ndim), range(indices.ndim))
+            counted = tuple(range(indices.ndim))
+            moved = xp.moveaxis(dy, tuple(axis + i for i in counted), counted)
             xp.add.at(xp.moveaxis(gradient, axis, 0), indices, moved)
         elif gradient.size:
             from numscope import kernels  # here: importing numscope must not load Numba
