@@ -301,6 +301,37 @@ class Arena:
         self._note_peak()
         return True
 
+    def _take_reserves(self) -> list[tuple[Segment, int, list[tuple[int, int]]]]:
+        """Take back what live segments hold for later; return it with their former ends, for `_restore`.
+
+        Workspaces ask at once for what they needed last time, and may need less this time.
+        """
+        taken = []
+        for reference in self._segments.values():
+            segment = reference.segment()
+            if segment is None or not segment.free.total:
+                continue
+            reserve, end = list(segment.free), segment.end
+            for start, length in reserve:
+                segment.free.remove(start, length)
+                reference.ranges.remove(start, length)
+                self._free.add(start, length)
+            if sum(reserve[-1]) == end:
+                segment.end = reserve[-1][0]
+            taken.append((segment, end, reserve))
+        return taken
+
+    def _restore(self, reserves: list[tuple[Segment, int, list[tuple[int, int]]]]) -> None:
+        """Give segments back what `_take_reserves` took, in vain."""
+        for segment, end, reserve in reserves:
+            for start, length in reserve:
+                if self._free.remove(
+                    start, length
+                ):  # False: a finalizer took it, while garbage was collected
+                    segment.reference.ranges.add(start, length)
+                    segment.free.add(start, length)
+                    segment.end = end if start + length == end else segment.end
+
     def _note_peak(self) -> None:
         self._peak = max(self._peak, self._capacity - self._free.total)
 

@@ -76,9 +76,14 @@ class Region:
             arena._settle()
             found = self._find(total)
             if found is None and total <= arena.capacity:
-                gc.collect()  # views and workspaces in garbage cycles hold memory that nobody wants
-                arena._settle()
-                found = self._find(total)
+                reserves = arena._take_reserves()
+                found = self._find(total) if reserves else None
+                if found is None:
+                    gc.collect()  # views and workspaces in garbage cycles hold memory that nobody wants
+                    arena._settle()
+                    found = self._find(total)
+                if found is None:
+                    arena._restore(reserves)
             if found is None:
                 raise arena._exhausted(total, name)
             segment, offset = found

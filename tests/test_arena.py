@@ -114,6 +114,24 @@ def test_a_workspace_filled_again_asks_at_once_for_what_it_needed(arena, ws):
     assert (taken, arena.stats().segments_taken) == (20, 22)
 
 
+def test_what_a_workspace_holds_for_later_is_there_for_others(arena, ws):
+    ws.empty("x", 3 << 20, "uint8")
+    ws.clear()
+    ws.full("x", 10, 3)
+    assert arena.used == 3 << 20
+    before = arena.stats()
+    other = ns.Workspace(arena=arena)
+    with pytest.raises(ns.ArenaExhausted):
+        other.empty("y", arena.capacity, "uint8")
+    assert arena.stats() == before
+    other.full("y", (4 << 20) - 256, 4, "uint8")
+    assert arena.free == 0
+    assert (ws["x"] == 3).all()
+    other.clear()
+    ws.full("z", 1000, 5)
+    assert (ws["x"] == 3).all()
+
+
 def test_replaced_blobs_do_not_wander_through_the_arena(arena, ws):
     ws.empty("fixed", 100)
     for i in range(200):
