@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numscope import datasets, kernels
+from numscope import benchmark, datasets, kernels
 from numscope.errors import NumscopeError
 from numscope.optimizers import OPTIMIZERS
 from numscope.sequences import SequenceTraining
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (NumscopeError, OSError, MemoryError) as error:
+    except (NumscopeError, OSError, MemoryError, ImportError) as error:
         print(f"numscope {options.name}: error: {error}", file=sys.stderr)
         return FAILED
 
@@ -108,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(info)
     info.set_defaults(command=_info, name="info")
+    bench = commands.add_parser(
+        "bench",
+        help="time the kernels against NumPy and PyTorch",
+        description=benchmark.__doc__,
+        epilog=EPILOG,
+    )
+    benchmark.add_arguments(bench)
+    bench.set_defaults(command=benchmark.execute, name="bench")
     return parser
 
 

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from numscope import cli, storage, training
+from numscope.benchmark.sets import SETS
 from numscope.reporting import ProgressView
 from numscope.results import Step
 
@@ -216,6 +217,8 @@ class TestWrongArguments:
             (["run", "--dtype", "int8"], "invalid choice: 'int8'"),
             (["run", "--device", "null"], "expected auto, cpu, cuda or cuda:N, got 'null'"),
             (["run", "--seed", "-1"], "expected a whole number of at least 0"),
+            (["bench", "--rounds", "1"], "expected a whole number of at least 2, got '1'"),
+            (["bench", "--threads", "no"], "expected a whole number of at least 1, got 'no'"),
             (["run", "one", "two"], "unrecognized arguments: two"),
             (["run", "--json", "mine.csv"], "would be overwritten; put DATA before --json"),
         ],
@@ -319,6 +322,15 @@ class TestInterrupt:
         command = f"'{sys.executable}' -m numscope info | head -c 1"
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
         assert done.stderr == ""
+
+
+class TestBench:
+    def test_json_alone_on_standard_output(self, capsys, monkeypatch):
+        monkeypatch.setitem(SETS, "small", lambda: [(3,), (40, 5)])
+        assert run("bench", "--set", "small", "--threads", 1, "--rounds", 2, "--only", "zero", "--json") == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["rows"][0]["operation"] == "zero"
+        assert "zero" in err
 
 
 class TestInfo:

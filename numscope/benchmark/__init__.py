@@ -26,7 +26,7 @@ from numscope.benchmark.sets import SETS
 from numscope.benchmark.slabs import HAS_TORCH, Slabs
 from numscope.benchmark.timing import interleave
 
-__all__ = ["add_arguments", "main", "run"]
+__all__ = ["add_arguments", "execute", "main", "run"]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -170,16 +170,35 @@ def small_costs() -> dict[str, float]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmark to a parser."""
     parser.add_argument("--set", dest="sets", action="append", choices=tuple(SETS), help="default: all")
-    parser.add_argument("--threads", type=int, action="append", help="default: 1 and 2")
-    parser.add_argument("--rounds", type=int, default=9, help="samples of each competitor (default 9)")
+    parser.add_argument("--threads", type=_at_least(1), action="append", help="default: 1 and 2")
+    parser.add_argument(
+        "--rounds", type=_at_least(2), default=9, help="samples of each competitor (default 9)"
+    )
     parser.add_argument("--only", action="append", default=[], help="an operation by its name")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all samples")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write all samples as JSON; without FILE to standard output, and nothing else there",
+    )
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the ratios (needs matplotlib)")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number of at least so many."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return parse
 
 
 def execute(options: argparse.Namespace) -> int:
     """Run the benchmark with parsed options, print its tables, write its files; return the exit status."""
-    console = Console()
+    console = Console(stderr=options.json == "-")
     machine = describe_machine()
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     with console.status("benchmark") as status:
@@ -195,8 +214,10 @@ def execute(options: argparse.Namespace) -> int:
     if not options.only:
         for name, seconds in small_costs().items():
             console.print(f"{name}: {seconds * 1e6:.2f} us")
-    if options.json:
-        options.json.write_text(as_json(machine, rows))
+    if options.json == "-":
+        print(as_json(machine, rows))
+    elif options.json:
+        Path(options.json).write_text(as_json(machine, rows))
     if options.plot:
         plot(machine, rows, options.plot)
     return 0
