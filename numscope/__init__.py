@@ -9,8 +9,9 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):  # a source checkout, no
         __path__.append(_root)  # numscope.kernels -> ../kernels
 
 from numscope import initializers, interop
-from numscope.arena import Arena, ArenaStats, default_arena, set_default_arena
+from numscope.arena import Arena, ArenaStats
 from numscope.blob import Blob
+from numscope.defaults import default_arena, set_default_arena
 from numscope.errors import (
     AccumulationError,
     ArenaExhausted,

@@ -23,14 +23,12 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from numscope.device import Device, Memory, resolve_device
-from numscope.errors import ArenaExhausted, BindingError, BlobTypeError, DeviceUnavailableError
+from numscope.errors import ArenaExhausted, DeviceUnavailableError
 from numscope.ranges import Ranges
 from numscope.segments import BlobReference, Place, Segment, SegmentReference, align
 from numscope.sizes import format_size, parse_size
 
-__all__ = ["Arena", "ArenaStats", "Holding", "default_arena", "set_default_arena"]
-
-DEFAULT_HOST_CAPACITY = 64 << 30
+__all__ = ["Arena", "ArenaStats", "Holding"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,65 +364,11 @@ class Arena:
 
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
-_defaults: dict[str, Arena] = {}
-_defaults_lock = threading.Lock()
-
-
-def default_arena(device: str | Device = "cpu") -> Arena:
-    """Return the arena that workspaces of a device use when they are given none.
-
-    It is made on first use, one a process and device: 64 GiB of address space on the host, which costs
-    memory only where it is touched. The environment variable ``NUMSCOPE_ARENA`` gives another size.
-
-    Raises
-    ------
-    DeviceUnavailableError
-        There is no such device.
-    BindingError
-        ``NUMSCOPE_ARENA`` is no size.
-    """
-    resolved = resolve_device(device)
-    with _defaults_lock:
-        arena = _defaults.get(resolved.name)
-        if arena is None or arena.closed:
-            arena = _defaults[resolved.name] = _make_default(resolved)
-        return arena
-
-
-def set_default_arena(arena: Arena) -> None:
-    """Make an arena the default one of its device, for workspaces made from now on."""
-    if not isinstance(arena, Arena):
-        raise BlobTypeError(f"the default arena must be an Arena, got {type(arena).__name__}")
-    if arena.closed:
-        raise DeviceUnavailableError(f"the arena on {arena.device} is closed; make a new one")
-    with _defaults_lock:
-        _defaults[arena.device] = arena
-
-
-def _make_default(device: Device) -> Arena:
-    wish = os.environ.get("NUMSCOPE_ARENA")
-    if wish:
-        try:
-            return Arena(wish, device=device)
-        except BindingError as error:
-            raise BindingError(f"the environment variable NUMSCOPE_ARENA: {error}") from None
-    capacity = DEFAULT_HOST_CAPACITY
-    while True:
-        try:
-            return Arena(capacity, device=device)
-        except ArenaExhausted:
-            # Address space may be limited (ulimit -v, strict overcommit); half of it is still a default.
-            if capacity <= 1 << 26:
-                raise
-            capacity //= 2
-
-
 _forking: list[Arena] = []
 
 
 def _hold_locks() -> None:
     """Let no thread be in the middle of an arena's book-keeping while the process is copied."""
-    _defaults_lock.acquire()
     _forking.extend(_arenas)
     for arena in _forking:
         arena._lock.acquire()
@@ -434,16 +378,13 @@ def _release_locks() -> None:
     for arena in reversed(_forking):
         arena._lock.release()
     _forking.clear()
-    _defaults_lock.release()
 
 
 def _renew_locks() -> None:
     """Give a forked child locks of its own: other threads, which are not there, may wait for the old ones."""
-    global _defaults_lock
     for arena in _forking:
         arena._lock = threading.RLock()
     _forking.clear()
-    _defaults_lock = threading.Lock()
 
 
 os.register_at_fork(before=_hold_locks, after_in_parent=_release_locks, after_in_child=_renew_locks)

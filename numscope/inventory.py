@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from numscope import kernels
-from numscope.arena import default_arena
+from numscope.defaults import default_arena
 from numscope.device import resolve_device
 from numscope.errors import DeviceUnavailableError
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from numscope import bulk, kernels, storage
-from numscope.arena import Arena, default_arena
+from numscope.arena import Arena
 from numscope.blob import Blob
 from numscope.contents import Contents
+from numscope.defaults import default_arena
 from numscope.device import resolve_device
 from numscope.errors import (
     BindingError,

@@ -111,7 +111,7 @@ CASES = {
     "exhausted": (
         lambda ws, child: child.empty("y", 2**30),
         ns.ArenaExhausted,
-        r"'y' needs 4.00 GiB \(4294967296 bytes\).* on cpu.*of 4194304 bytes are free.*'x' 256 B.*larger Arena",
+        r"'y' needs 4.00 GiB \(4294967296 bytes\).* on cpu.*of 4194304 bytes are free.*'x' 256 B.*larger A",
     ),
     "fill": (lambda ws, child: ws.full("y", 3, "a"), ns.BindingError, "'y' of float32.*'a'.*number"),
     "allocate": (
@@ -232,20 +232,20 @@ def test_a_text_says_what_got_expected_and_the_cure(ws, case):
 @pytest.mark.parametrize("size", ["12 parsecs", "0", "-1 GiB"])
 def test_a_wrong_environment_variable_is_named(monkeypatch, size):
     monkeypatch.setenv("NUMSCOPE_ARENA", size)
-    monkeypatch.setattr("numscope.arena._defaults", {})
+    monkeypatch.setattr("numscope.defaults._defaults", {})
     with pytest.raises(ns.BindingError, match=f"NUMSCOPE_ARENA: .*{size}"):
         ns.default_arena()
 
 
 def test_the_environment_sets_the_size_of_the_default_arena(monkeypatch):
     monkeypatch.setenv("NUMSCOPE_ARENA", "3 MiB")
-    monkeypatch.setattr("numscope.arena._defaults", {})
+    monkeypatch.setattr("numscope.defaults._defaults", {})
     assert ns.default_arena().capacity == 3 << 20
 
 
 def test_default_capacity_is_address_space_of_64_gib(monkeypatch):
     monkeypatch.delenv("NUMSCOPE_ARENA", raising=False)
-    monkeypatch.setattr("numscope.arena._defaults", {})
+    monkeypatch.setattr("numscope.defaults._defaults", {})
     arena = ns.default_arena()
     assert arena.capacity == 64 << 30
     arena.close()
