@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import llvmlite.binding
+import numba
 from llvmlite import ir
 from numba.core import cgutils
 
@@ -36,7 +37,9 @@ SIZES = {I8: 1, I16: 2, F32: 4, F64: 8}
 
 
 def _has_native_half() -> bool:
-    """Tell whether the processor converts float16; LLVM would call a missing library function."""
+    """Tell whether the processor compiled for converts float16; LLVM would call a missing function."""
+    if numba.config.CPU_NAME:
+        return "+f16c" in (numba.config.CPU_FEATURES or "")
     features = llvmlite.binding.get_host_cpu_features()
     return bool(features.get("f16c")) or "aarch64" in llvmlite.binding.get_process_triple()
 

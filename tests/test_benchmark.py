@@ -18,6 +18,7 @@ def test_the_sets_are_what_they_say():
 
 
 def test_a_small_run_verifies_times_and_reports(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setitem(SETS, "small", lambda: [(3,), (40, 5), (1,), (700,)])
     found, drawn = tmp_path / "found.json", tmp_path / "drawn.png"
     arguments = ["--set", "small", "--threads", "1", "--rounds", "2", "--json", str(found)]
