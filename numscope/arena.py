@@ -89,7 +89,10 @@ class Arena:
         Bytes, or text such as ``"64 MiB"``; rounded up to a multiple of 256.
     device : str, default "cpu"
         ``"cpu"``: private memory of the host that costs nothing until touched, with huge pages where the
-        system has them. ``"null"``: no memory; sizes and offsets are true, arrays are not made.
+        system has them. ``"cuda"``, ``"cuda:1"``: a card's memory, from CuPy's current allocator.
+        ``"null"``: no memory; sizes and offsets are true, arrays are not made.
+    pinned : bool, default False
+        Page-locked memory of the host, which a card copies from and to by itself.
 
     Raises
     ------
@@ -107,8 +110,9 @@ class Arena:
     (1048576, 0)
     """
 
-    def __init__(self, capacity: int | str, *, device: str | Device = "cpu") -> None:
-        self._device = resolve_device(device)
+    def __init__(self, capacity: int | str, *, device: str | Device = "cpu", pinned: bool = False) -> None:
+        found = resolve_device(device)
+        self._device = found.pinned() if pinned else found
         nbytes = align(parse_size(capacity))
         self._memory: Memory | None = self._device.reserve(nbytes)
         self._capacity = nbytes
@@ -251,6 +255,7 @@ class Arena:
                 self._given += 1
                 for start, length in reference.ranges:
                     self._free.add(start, length)
+                reference.ranges = Ranges()
             else:
                 del self._removed[id(reference)]
                 self._reclaim(reference.place, reference.keep)
@@ -263,7 +268,8 @@ class Arena:
         if keep and segment is not None:
             segment.free.add(place.offset, place.nbytes)
             return
-        place.segment.ranges.remove(place.offset, place.nbytes)
+        if not place.segment.ranges.remove(place.offset, place.nbytes):
+            return  # NumPy 2.5 lets go of the token first: this came back with its segment
         if segment is not None and segment.end == place.offset + place.nbytes:
             segment.end = place.offset
         self._free.add(place.offset, place.nbytes)
