@@ -11,6 +11,7 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):  # a source checkout, no
 from numscope import initializers, interop
 from numscope.arena import Arena, ArenaStats
 from numscope.blob import Blob
+from numscope.cuda_device import cuda_available
 from numscope.defaults import default_arena, set_default_arena
 from numscope.errors import (
     AccumulationError,
@@ -80,6 +81,7 @@ __all__ = [
     "WhileOp",
     "Workspace",
     "WorkspaceStack",
+    "cuda_available",
     "current_workspace",
     "default_arena",
     "device_scope",

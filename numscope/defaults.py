@@ -11,8 +11,6 @@ from numscope.errors import ArenaExhausted, BindingError, BlobTypeError, DeviceU
 
 __all__ = ["default_arena", "set_default_arena"]
 
-DEFAULT_HOST_CAPACITY = 64 << 30
-
 _defaults: dict[str, Arena] = {}
 _lock = threading.Lock()
 
@@ -21,14 +19,15 @@ def default_arena(device: str | Device = "cpu") -> Arena:
     """Return the arena that workspaces of a device use when they are given none.
 
     It is made on first use, one a process and device: 64 GiB of address space on the host, which costs
-    memory only where it is touched. The environment variable ``NUMSCOPE_ARENA`` gives another size.
+    memory only where it is touched, half of the free memory on a CUDA device. The environment variables
+    ``NUMSCOPE_ARENA`` and ``NUMSCOPE_CUDA_ARENA`` give other sizes.
 
     Raises
     ------
     DeviceUnavailableError
         There is no such device.
     BindingError
-        ``NUMSCOPE_ARENA`` is no size.
+        The environment variable is no size.
     """
     resolved = resolve_device(device)
     with _lock:
@@ -49,18 +48,19 @@ def set_default_arena(arena: Arena) -> None:
 
 
 def _make_default(device: Device) -> Arena:
-    wish = os.environ.get("NUMSCOPE_ARENA")
+    wish = os.environ.get(device.arena_variable)
     if wish:
         try:
             return Arena(wish, device=device)
         except BindingError as error:
-            raise BindingError(f"the environment variable NUMSCOPE_ARENA: {error}") from None
-    capacity = DEFAULT_HOST_CAPACITY
+            raise BindingError(f"the environment variable {device.arena_variable}: {error}") from None
+    capacity = device.default_capacity()
     while True:
         try:
             return Arena(capacity, device=device)
         except ArenaExhausted:
-            # Address space may be limited (ulimit -v, strict overcommit); half of it is still a default.
+            # Address space may be limited (ulimit -v, strict overcommit), a card's memory be in pieces; half
+            # of it is still a default.
             if capacity <= 1 << 26:
                 raise
             capacity //= 2

@@ -8,72 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from abc import ABC, abstractmethod
+import re
 from typing import Any
 
 import numpy as np
 
 from numscope.arrays import host_array
+from numscope.cuda_device import find, pinned_block
 from numscope.errors import ArenaExhausted, DeviceUnavailableError
+from numscope.memory import Device, Memory
+from numscope.segments import ALIGNMENT
 from numscope.sizes import format_size
 
 __all__ = ["Device", "Memory", "resolve_device"]
 
 HUGE_PAGE = 2 << 20  # bytes; the huge page of x86-64 and of aarch64 with 4 KiB pages
-
-
-class Memory(ABC):
-    """One block of a device's memory, and the arrays built on it.
-
-    Attributes
-    ----------
-    address : int
-        Address of its first byte; 0 where there is none.
-    """
-
-    address: int
-
-    @abstractmethod
-    def token(self, keeps: object = None) -> object:
-        """Return a new object that every array built with it keeps alive: `keeps` and the block with it."""
-
-    @abstractmethod
-    def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """Return an array over the bytes from `offset`; None where there is no memory."""
-
-
-class Device(ABC):
-    """A kind of memory and the array library that works on it.
-
-    Attributes
-    ----------
-    name : str
-        ``"cpu"``, ``"cuda:0"``, ``"null"``.
-    """
-
-    name: str
-
-    @abstractmethod
-    def reserve(self, nbytes: int) -> Memory:
-        """Return a new block; `ArenaExhausted` when the system has no room for it."""
-
-    @abstractmethod
-    def source(self, value: object, what: str) -> Any:
-        """Return what can be copied to this device: an array of a known dtype, without a copy if possible.
-
-        `what` names the value in errors.
-        """
-
-    @abstractmethod
-    def copy(self, target: Any, source: Any) -> None:
-        """Copy an array into another of the same shape and dtype; overlap is right."""
-
-    @abstractmethod
-    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
-        """Return a copy of an array in host memory."""
-
-    def __repr__(self) -> str:
-        return f"<numscope device {self.name}>"
 
 
 class HostMemory(Memory):
@@ -114,8 +63,26 @@ class HostMemory(Memory):
             token.keeps = keeps  # type: ignore[attr-defined]
         return token
 
+    def hand_out(self) -> None:
+        return  # what the host did before is done
+
     def array(self, token: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return np.ndarray(shape, dtype, token, offset)
+
+
+class PinnedMemory(HostMemory):
+    """Page-locked memory of the host, from CuPy's pinned pool: all of it is there from the beginning."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._block = pinned_block(nbytes + ALIGNMENT)
+        self._skip = -self._block.ptr % ALIGNMENT
+        self.address = self._block.ptr + self._skip
+        self._token_type = ctypes.c_ubyte * nbytes
+
+    def token(self, keeps: object = None) -> object:
+        token = self._token_type.from_address(self.address)
+        token.keeps = (self._block, keeps)  # type: ignore[attr-defined]
+        return token
 
 
 def _advise_huge_pages(mapping: mmap.mmap) -> None:
@@ -133,6 +100,9 @@ class Host(Device):
     def reserve(self, nbytes: int) -> Memory:
         return HostMemory(nbytes)
 
+    def pinned(self) -> Device:
+        return PinnedHost()
+
     def source(self, value: object, what: str) -> Any:
         return host_array(value, what)
 
@@ -141,6 +111,13 @@ class Host(Device):
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         return np.array(array)
+
+
+class PinnedHost(Host):
+    """The processor's memory, page-locked."""
+
+    def reserve(self, nbytes: int) -> Memory:
+        return PinnedMemory(nbytes)
 
 
 class NullToken:
@@ -156,6 +133,9 @@ class NullMemory(Memory):
 
     def token(self, keeps: object = None) -> object:
         return NullToken()
+
+    def hand_out(self) -> None:
+        return
 
     def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return None
@@ -188,18 +168,21 @@ def resolve_device(device: str | Device) -> Device:
     Parameters
     ----------
     device : str or Device
-        ``"cpu"`` or ``"null"``; a `Device` is returned as it is.
+        ``"cpu"``, ``"null"``, ``"cuda"`` (the one that is current in CuPy) or ``"cuda:1"``; a `Device` is
+        returned as it is.
 
     Raises
     ------
     DeviceUnavailableError
-        There is no such device.
+        There is no such device, or it cannot be used; the text says why, and the cure.
     """
     if isinstance(device, Device):
         return device
+    if isinstance(device, str) and re.fullmatch(r"cuda(:\d+)?", device):
+        return find(device)
     found = _DEVICES.get(device) if isinstance(device, str) else None
     if found is None:
         raise DeviceUnavailableError(
-            f"device {device!r} is not available; expected one of {sorted(_DEVICES)}"
+            f"device {device!r} is not available; expected one of {sorted([*_DEVICES, 'cuda', 'cuda:N'])}"
         )
     return found

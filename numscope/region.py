@@ -87,6 +87,8 @@ class Region:
             if found is None:
                 raise arena._exhausted(total, name)
             segment, offset = found
+            if arena._memory is not None:
+                arena._memory.hand_out()
             self.used += total
         places = []
         for length in lengths:

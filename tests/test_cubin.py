@@ -107,6 +107,7 @@ def test_numba_cuda_is_imported_without_row_stack():
         "import numpy as np; vars(np).pop('row_stack', None);"
         "from numscope.kernels.cuda_compile import _compile; from numscope.kernels.cuda_forms import Form;"
         "from numscope.kernels.variants import Variant;"
-        "print(len(_compile(Form('zero', Variant('uint64', 'uint64')), (9, 0))) > 0, hasattr(np, 'row_stack'))"
+        "form = Form('zero', Variant('uint64', 'uint64'));"
+        "print(len(_compile(form, (9, 0))) > 0, hasattr(np, 'row_stack'))"
     )
     assert _run(sys.executable, "-W", "ignore", "-c", code).split() == ["True", "False"]

@@ -1,0 +1,293 @@
+# ruff: noqa: D102 - the methods are documented where they are declared, in `Device` and `Memory`
+"""CUDA devices through CuPy, which is imported when one is asked for.
+
+Everything is enqueued on CuPy's current stream (``with stream:``) and nothing waits for it but what
+brings values to the host.
+
+The order of streams: arrays of an arena may be used on every stream that was CuPy's current one when
+the arena handed memory out. When it hands memory out again, the current stream is made to wait, on
+the device, for all that the other ones of these were given so far; so bytes that were dropped there
+are not overwritten early. With one stream, the usual case, that costs nothing. An arena is
+to be closed when no stream uses it any more.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from numscope.arrays import host_array
+from numscope.errors import ArenaExhausted, BindingError, DeviceUnavailableError
+from numscope.kernels.pieces import as_array, is_on_device
+from numscope.memory import Device, Memory
+from numscope.sizes import format_size
+from numscope.types import known_dtype
+
+__all__ = ["CudaDevice", "CudaState", "cuda_available", "describe", "find", "pinned_block"]
+
+INSTALL = "pip install 'numscope[cuda13]' (for drivers of CUDA 12: 'numscope[cuda12]')"
+OLDEST_CAPABILITY = (7, 5)
+PACKAGES = ("numba-cuda", "cuda-core")
+CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
+
+
+@dataclass(frozen=True, slots=True)
+class CudaState:
+    """What there is of CUDA, found out without making a context.
+
+    Attributes
+    ----------
+    versions : dict of str to (str or None)
+        Of CuPy, numba-cuda and cuda-core; None for what is not installed.
+    runtime, driver : str or None
+        CUDA versions: CuPy's, and the newest that the driver knows.
+    cards : tuple of str
+        Name, compute capability and memory of each device.
+    missing : tuple of str
+        What keeps numscope from using a device, each with the cure. Empty: it can be used.
+    """
+
+    versions: dict[str, str | None]
+    runtime: str | None
+    driver: str | None
+    cards: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def describe() -> CudaState:
+    """Find out what there is of CUDA; nothing is initialised by it, and it never fails."""
+    versions = {"cupy": next(filter(None, map(_version, CUPY)), None)}
+    versions.update((package, _version(package)) for package in PACKAGES)
+    absent = [package for package, found in versions.items() if found is None]
+    missing = [f"{', '.join(absent)} not installed: {INSTALL}"] if absent else []
+    runtime = driver = None
+    cards: list[str] = []
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
+        missing.append("NUMBA_ENABLE_CUDASIM is set, so Numba compiles for its simulator: unset it")
+    if versions["cupy"]:
+        try:
+            from cupy.cuda import runtime as api
+        except Exception as error:  # a broken install may raise anything
+            missing.append(f"CuPy cannot be imported ({error}): {INSTALL}")
+        else:
+            runtime = _dotted(api.runtimeGetVersion())
+            known = api.driverGetVersion()
+            driver = _dotted(known) if known else None
+            try:
+                cards = [_card(api, number) for number in range(api.getDeviceCount())]
+            except api.CUDARuntimeError as error:
+                missing.append(_refusal(str(error), driver, runtime))
+            else:
+                if not cards:
+                    missing.append("the driver sees no card: check nvidia-smi and CUDA_VISIBLE_DEVICES")
+    return CudaState(versions, runtime, driver, tuple(cards), tuple(missing))
+
+
+def cuda_available() -> bool:
+    """Tell whether a CUDA device can be used; asking makes no context and never fails."""
+    return not describe().missing
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _card(api: Any, number: int) -> str:
+    properties = api.getDeviceProperties(number)
+    capability = f"{properties['major']}.{properties['minor']}"
+    return f"{properties['name'].decode()}, sm {capability}, {format_size(properties['totalGlobalMem'])}"
+
+
+def _refusal(error: str, driver: str | None, runtime: str | None) -> str:
+    if driver is None:
+        return "no NVIDIA driver was found: install one, or start the container with its GPU (--gpus all)"
+    if "InsufficientDriver" in error:
+        return (
+            f"the driver knows CUDA {driver}, CuPy was built for {runtime}: update the driver, or "
+            "pip install 'numscope[cuda12]'"
+        )
+    return f"CUDA fails: {error}; check nvidia-smi and CUDA_VISIBLE_DEVICES"
+
+
+_found: dict[int, CudaDevice] = {}
+
+
+def find(name: str) -> CudaDevice:
+    """Return the device called ``"cuda"``, which is the one that is current in CuPy, or ``"cuda:1"``.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        It cannot be used.
+    """
+    number = name.partition(":")[2]
+    if number and int(number) in _found:
+        return _found[int(number)]
+    device = CudaDevice(int(number) if number else None)
+    return _found.setdefault(device.number, device)
+
+
+def pinned_block(nbytes: int) -> Any:
+    """Return page-locked memory of the host, which a card copies from and to by itself: ``.ptr`` is where.
+
+    Raises
+    ------
+    ArenaExhausted, DeviceUnavailableError
+        The system does not lock so much; there is no card to lock it for.
+    """
+    missing = describe().missing
+    if missing:
+        raise DeviceUnavailableError(f"pinned memory is for a CUDA device: {'; '.join(missing)}")
+    import cupy
+
+    try:
+        return cupy.cuda.alloc_pinned_memory(nbytes)
+    except (MemoryError, cupy.cuda.runtime.CUDARuntimeError) as error:
+        raise ArenaExhausted(
+            f"the system does not pin {format_size(nbytes)} ({nbytes} bytes) of host memory: {error}. "
+            "Make a smaller arena, or one that is not pinned.",
+            requested=nbytes,
+            available=0,
+            capacity=nbytes,
+        ) from None
+
+
+class _Token:
+    """Keeps a block, and what else is given, alive for the arrays that are built with it."""
+
+    __slots__ = ("__weakref__", "block", "keeps")
+
+    def __init__(self, block: Any, keeps: object) -> None:
+        self.block = block
+        self.keeps = keeps
+
+
+class CudaMemory(Memory):
+    """One block of a card's memory from CuPy's current allocator, so that a pool or RMM can serve it."""
+
+    def __init__(self, cupy: Any, number: int, nbytes: int) -> None:
+        self._cupy = cupy
+        self._number = number
+        self._nbytes = nbytes
+        # No allocator is known to give less than 256 bytes of alignment; a pool of one's own may.
+        self._block = cupy.cuda.alloc(nbytes + 256)
+        self.address = -(-self._block.ptr // 256) * 256
+        self._streams: dict[int, Any] = {}
+
+    def token(self, keeps: object = None) -> object:
+        return _Token(self._block, keeps)
+
+    def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        cuda = self._cupy.cuda
+        memory = cuda.UnownedMemory(self.address, self._nbytes, token, self._number)
+        return self._cupy.ndarray(shape, dtype, cuda.MemoryPointer(memory, offset))
+
+    def hand_out(self) -> None:
+        """Let the current stream wait for the others that have used this memory."""
+        with self._cupy.cuda.Device(self._number):
+            current = self._cupy.cuda.get_current_stream()
+            self._streams.setdefault(current.ptr, current)
+            for pointer, stream in self._streams.items():
+                if pointer != current.ptr:
+                    current.wait_event(stream.record())
+
+
+class CudaDevice(Device):
+    """A card, as CuPy arrays.
+
+    Parameters
+    ----------
+    number : int, optional
+        By default the one that is current in CuPy.
+
+    Attributes
+    ----------
+    number : int
+
+    Raises
+    ------
+    DeviceUnavailableError
+        It cannot be used; the text says why, and the cure.
+    """
+
+    arena_variable = "NUMSCOPE_CUDA_ARENA"
+
+    def __init__(self, number: int | None = None) -> None:
+        state = describe()
+        if state.missing:
+            raise DeviceUnavailableError(f'device "cuda" cannot be used: {"; ".join(state.missing)}')
+        import cupy
+
+        self._cupy = cupy
+        self.number = cupy.cuda.runtime.getDevice() if number is None else number
+        self.name = f"cuda:{self.number}"
+        if self.number >= len(state.cards):
+            raise DeviceUnavailableError(
+                f'there is no device "{self.name}": the driver sees {len(state.cards)}, numbered from 0 '
+                f"({'; '.join(state.cards)})"
+            )
+        properties = cupy.cuda.runtime.getDeviceProperties(self.number)
+        if (properties["major"], properties["minor"]) < OLDEST_CAPABILITY:
+            raise DeviceUnavailableError(
+                f'device "{self.name}" is {state.cards[self.number]}; expected sm 7.5 (Turing) or newer: '
+                'use another card, or device="cpu"'
+            )
+
+    def reserve(self, nbytes: int) -> Memory:
+        with self._cupy.cuda.Device(self.number):
+            free, total = self._cupy.cuda.runtime.memGetInfo()
+            try:
+                return CudaMemory(self._cupy, self.number, nbytes)
+            except self._cupy.cuda.memory.OutOfMemoryError as error:
+                raise ArenaExhausted(
+                    f"an arena of {format_size(nbytes)} ({nbytes} bytes) does not fit on {self.name}: "
+                    f"{free} of {total} bytes are free there ({error}). Make a smaller Arena, or free memory "
+                    "of other libraries and processes (nvidia-smi lists them).",
+                    requested=nbytes,
+                    available=free,
+                    capacity=total,
+                ) from None
+
+    def default_capacity(self) -> int:
+        with self._cupy.cuda.Device(self.number):
+            return int(self._cupy.cuda.runtime.memGetInfo()[0]) // 2
+
+    def source(self, value: object, what: str) -> Any:
+        if not is_on_device(value):
+            return host_array(value, what)
+        with self._cupy.cuda.Device(self.number):
+            array = as_array(value)
+        if array.device.id != self.number:
+            raise BindingError(
+                f"{what} is on cuda:{array.device.id}, expected it on {self.name}; copy it there first"
+            )
+        known_dtype(array.dtype)
+        return array
+
+    def copy(self, target: Any, source: Any) -> None:
+        cupy = self._cupy
+        with cupy.cuda.Device(self.number):
+            if isinstance(source, np.ndarray):
+                if target.flags.c_contiguous:
+                    target.set(np.ascontiguousarray(source))
+                    return
+                source = cupy.asarray(source)
+            if cupy.may_share_memory(target, source):
+                source = source.copy()
+            target[...] = source
+
+    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+        with self._cupy.cuda.Device(self.number):
+            host: np.ndarray[Any, Any] = self._cupy.asnumpy(array)
+        return host
