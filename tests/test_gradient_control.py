@@ -304,6 +304,35 @@ def test_no_weight_is_copied_each_round():
         ws.clear()
 
 
+def test_of_a_sum_only_the_layout_is_saved(arena):
+    body = [op("Add", "x b", "y"), op("Scale", "y", "x", scale=0.5)]
+    net = Net("n", [loop(body, 0)])
+    ws = Workspace(arena=arena)
+    for name, value in {**counter(2), "x": draw(2, 500), "b": draw(500)}.items():
+        ws[name] = value
+    ws.run(net)
+    frame = ws["b/workspace_loop_body"].pop_gradient_workspace(ws)
+    assert sorted(frame.local_blobs()) == ["x/_DO_OPERATOR_START_SHAPE_", "y"]
+    np.testing.assert_array_equal(frame["x/_DO_OPERATOR_START_SHAPE_"], [2, 500, 2])
+    check_gradients(arena, net, {**counter(3), "x": draw(2, 3), "b": draw(3)}, {"x": draw(2, 3)}, ["x", "b"])
+
+
+def test_backward_nets_of_several_gradients_share_a_workspace(arena):
+    net = Net("n", [loop(MULTIPLY, 0, retain=True), op("Scale", "x", "y", scale=2.0)])
+    ws = Workspace(arena=arena)
+    results = []
+    for of in ({"y": "first"}, {"y": "second"}, {"x": "third"}):
+        backward, gradients = gradient(net, of)
+        for name, value in {**counter(3), "x": np.array([0.5, 1.0]), "w": np.array([2.0, 0.5])}.items():
+            ws[name] = value
+        ws[next(iter(of.values()))] = np.ones(2)
+        ws.run(net)
+        ws.run(backward)
+        results.append(ws.fetch(gradients["w"]))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_allclose(results[0], 2 * results[2])
+
+
 def test_what_is_saved_does_not_depend_on_what_is_differentiated(arena):
     """Only y is: x is then needed for nothing but the shape of zeros, where the branch does not use it."""
     body = [

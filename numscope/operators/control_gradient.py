@@ -13,10 +13,18 @@ from typing import Any
 from numscope.errors import OperatorError
 from numscope.operators.bindings import bindings_of
 from numscope.operators.definition import Net, Operator
-from numscope.operators.differentiation import Boundary, Differentiation, GradientContext
+from numscope.operators.differentiation import Boundary, Differentiation, GradientContext, Shape
 from numscope.operators.effects import effects_of_all, written_names
 
-__all__ = ["BodyBoundary", "do_gradient", "end_name", "if_gradient", "start_name", "while_gradient"]
+__all__ = [
+    "BodyBoundary",
+    "do_gradient",
+    "end_name",
+    "if_gradient",
+    "shape_name",
+    "start_name",
+    "while_gradient",
+]
 
 SEED = "/_DO_OPERATOR_INNER_GRAD_"
 COPY = "/_DO_OPERATOR_INNER_GRAD_COPY_"
@@ -30,6 +38,11 @@ def start_name(name: str) -> str:
 def end_name(name: str) -> str:
     """Return the name in a Do's workspace that keeps a blob's value from after the net ran."""
     return f"{name}/_DO_OPERATOR_END_"
+
+
+def shape_name(name: str) -> str:
+    """Return the name in a Do's workspace that keeps the layout of such a value, which itself is not kept."""
+    return f"{name}SHAPE_"
 
 
 class Binder:
@@ -89,6 +102,8 @@ class BodyBoundary(Boundary):
     ----------
     starts, ends : set of str
         Inner names whose value from before the net, or from after it, has to be saved.
+    start_shapes, end_shapes : set of str
+        Those of which the shape is enough.
     locals : set of str
         Names that are found in the workspace itself.
     """
@@ -107,6 +122,8 @@ class BodyBoundary(Boundary):
         self.binder = Binder()
         self.starts: set[str] = set()
         self.ends: set[str] = set()
+        self.start_shapes: set[str] = set()
+        self.end_shapes: set[str] = set()
         self.locals: set[str] = set()
 
     def at_end(self, name: str) -> str:
@@ -130,6 +147,23 @@ class BodyBoundary(Boundary):
         self.starts.add(name)
         return start_name(name)
 
+    def shape_at_end(self, name: str, operator: Operator) -> Shape:
+        if name in self.bindings and not self.is_stable(name):
+            self.end_shapes.add(name)
+            return Shape(shape_name(end_name(name)), True)
+        if name not in self.bindings or self.copies or self.context is None:
+            return Shape(self.at_end(name), False)
+        outer, is_vector = self.context.shape_after(self.bindings[name])
+        if outer == self.bindings[name]:
+            return Shape(self.binder.bind_as_before(outer, name), is_vector)
+        return Shape(self.binder.bind(outer, f"{name}/_DO_OPERATOR_OUTER_"), is_vector)
+
+    def shape_at_start(self, name: str, operator: Operator) -> Shape:
+        if name not in self.bindings:
+            return super().shape_at_start(name, operator)
+        self.start_shapes.add(name)
+        return Shape(shape_name(start_name(name)), True)
+
     def is_stable(self, name: str) -> bool:
         return name not in self.volatile or self.copies
 
@@ -148,6 +182,12 @@ class BranchBoundary(Boundary):
 
     def at_start(self, name: str, operator: Operator) -> str:
         return self.context.value_before(name)
+
+    def shape_at_end(self, name: str, operator: Operator) -> Shape:
+        return self.context.shape_after(name)
+
+    def shape_at_start(self, name: str, operator: Operator) -> Shape:
+        return self.context.shape_before(name)
 
     def carries(self, name: str) -> bool:
         return self.context.wants_gradient(name)
@@ -214,10 +254,12 @@ def if_gradient(context: GradientContext) -> list[Operator]:
             for blob, target in targets.items()
             if blob in inside.start_gradients
         }
+        # In both branches, where it is only asked what to save: a gradient that another one makes now may
+        # not be made by a backward net of fewer results.
         zeros = [
-            _zero_fill(context, blob, target, seeds)
+            _zeros_like(_like(context, blob, seeds.get(blob)), target)
             for blob, target in targets.items()
-            if blob not in inside.start_gradients
+            if blob not in inside.start_gradients or context.lenient
         ]
         steps = [*inside.operators, *_assign(results), *zeros]
         nets.append(Net(name or f"{then_net.name}_grad_auto_else_zero_blobs_", steps))
@@ -279,12 +321,12 @@ def while_gradient(context: GradientContext) -> list[Operator]:
         if outer in variables:
             variable = binder.inner_of[variables[outer]]
             if gradient is None:
-                zeros.append(_zeros_like(variable, variable))
+                zeros.append(_zeros_like(Shape(variable, False), variable))
             else:
                 results[variable] = gradient
         elif gradient is not None:
             total = variables[outer] = context.new_gradient(outer)
-            before.append(_zeros_like(context.value_after(outer), total))
+            before.append(_zeros_like(context.shape_after(outer), total))
             sums[binder.bind(total, inner + COPY)] = gradient
     steps = [*inside.operators, *_accumulate(sums), *_assign(results), *zeros]
     names = list(variables.values())
@@ -383,21 +425,18 @@ def _accumulate(sums: Mapping[str, str]) -> list[Operator]:
     return [Operator("Accumulate", [*sums, *sums.values()], [*sums])] if sums else []
 
 
-def _zeros_like(name: str, target: str) -> Operator:
-    return Operator("ConstantFill", [name], [target], value=0.0, dtype="input")
+def _zeros_like(shape: Shape, target: str) -> Operator:
+    if shape.is_vector:
+        return Operator("LayoutFill", [shape.name], [target])
+    return Operator("ConstantFill", [shape.name], [target], value=0.0, dtype="input")
 
 
-def _zero_fill(context: GradientContext, blob: str, target: str, seeds: Mapping[str, str]) -> Operator:
-    """Return a fill of a gradient that one branch does not make."""
-    return _zeros_like(_like(context, blob, seeds.get(blob)), target)
-
-
-def _like(context: GradientContext, blob: str, gradient: str | None) -> str:
-    """Return a blob of the shape of another one: its gradient, if it has one, or itself."""
+def _like(context: GradientContext, blob: str, gradient: str | None) -> Shape:
+    """Return where the shape of a blob is found: its gradient, if it has one, or itself."""
     if gradient is not None and not context.lenient:
-        return gradient
+        return Shape(gradient, False)
     # Also where there is a gradient: fewer blobs may have one than when it was decided what to save.
-    return context.value_after(blob)
+    return context.shape_after(blob)
 
 
 def _made_first(operators: Iterable[Operator]) -> list[str]:

@@ -8,16 +8,23 @@ operator has overwritten is an error, unless the boundary has saved it. (Caffe2:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from numscope.errors import OperatorError
 from numscope.operators.definition import Operator
 from numscope.operators.effects import effects_of
 from numscope.operators.registry import find_operator
 
-__all__ = ["Boundary", "Differentiation", "GradientContext", "GradientMaker"]
+__all__ = ["Boundary", "Differentiation", "GradientContext", "GradientMaker", "Shape"]
 
 Value = tuple[str, int]  # a name and the number of its value
+
+
+class Shape(NamedTuple):
+    """A blob that tells a shape and dtype: one that has them, or a vector made by `tensors.layout`."""
+
+    name: str
+    is_vector: bool
 
 
 class Boundary:
@@ -37,6 +44,14 @@ class Boundary:
             "operator overwrote it; write to another name, or put the operators into a Do, which saves "
             "what it overwrites"
         )
+
+    def shape_at_end(self, name: str, operator: Operator) -> Shape:
+        """Return where the shape of a name's last value is found."""
+        return Shape(self.at_end(name), False)
+
+    def shape_at_start(self, name: str, operator: Operator) -> Shape:
+        """Return where the shape of the value from before the first write is found."""
+        return Shape(self.at_start(name, operator), False)
 
     def is_stable(self, name: str) -> bool:
         """Tell whether a name that is not written still has its value when the backward net runs."""
@@ -118,6 +133,23 @@ class Differentiation:
             return self.boundary.at_end(name)
         if number == 0:
             return self.boundary.at_start(name, operator)
+        return self._refuse(name, number, operator)
+
+    def resolve_shape(self, name: str, number: int, operator: Operator) -> Shape:
+        """Return where the shape of a forward value is found.
+
+        Raises
+        ------
+        OperatorError
+            It was overwritten, and its shape not saved.
+        """
+        if number == self._last.get(name, 0):
+            return self.boundary.shape_at_end(name, operator)
+        if number == 0:
+            return self.boundary.shape_at_start(name, operator)
+        return Shape(self._refuse(name, number, operator), False)
+
+    def _refuse(self, name: str, number: int, operator: Operator) -> str:
         if self.lenient:
             return name
         raise OperatorError(
@@ -280,6 +312,13 @@ class GradientContext:
             return self.output_gradient(self.operator.outputs.index(name))
         return self.input(i)
 
+    def shape_of_input(self, i: int) -> Shape:
+        """Return where the shape of input `i` is found, which costs less to save than the input."""
+        name = self.operator.inputs[i]
+        if name in self.operator.outputs:  # in place: its gradient has the shape
+            return Shape(self.output_gradient(self.operator.outputs.index(name)), False)
+        return self.shape_before(name)
+
     def input_or_gradient(self, i: int) -> str:
         """Return input `i` if it can be read as it is, else the gradient of output 0: to tell a device by."""
         name = self.operator.inputs[i]
@@ -338,6 +377,14 @@ class GradientContext:
     def value_after(self, name: str) -> str:
         """Return the name under which the value of a name after the operator is found."""
         return self._differentiation.resolve(name, self.after.get(name, 0), self.operator)
+
+    def shape_before(self, name: str) -> Shape:
+        """Return where the shape of a name's value before the operator is found."""
+        return self._differentiation.resolve_shape(name, self.before.get(name, 0), self.operator)
+
+    def shape_after(self, name: str) -> Shape:
+        """Return where the shape of a name's value after the operator is found."""
+        return self._differentiation.resolve_shape(name, self.after.get(name, 0), self.operator)
 
     def gradient_of(self, name: str) -> str | None:
         """Return the gradient of a name's value after the operator."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, TensorOperator, array_module, broadcast, sum_to
+from numscope.operators.tensors import Array, TensorOperator, array_module, broadcast, read_layout, sum_to
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -37,7 +37,8 @@ __all__ = [
 
 Pair = tuple[Array, Array]
 
-BROADCAST = {"broadcast": ("bool", False), "axis": ("int", -1)}
+BROADCAST: dict[str, Any] = {"broadcast": ("bool", False), "axis": ("int", -1)}
+SHAPES = {**BROADCAST, "shapes": ("bools", ())}
 
 
 class UnaryOp(TensorOperator):
@@ -106,18 +107,20 @@ def _linear_gradient(context: GradientContext) -> list[Operator]:
 
 def _sum_gradient(context: GradientContext) -> list[Operator]:
     """Add and Sub: only the shapes of the inputs matter."""
-    read = [context.output_gradient(0), context.input_shape(0), context.input_shape(1)]
-    return _binary_gradient(context, read)
+    shapes = [context.shape_of_input(i) for i in range(2)]
+    read = [context.output_gradient(0), *(shape.name for shape in shapes)]
+    return _binary_gradient(context, read, shapes=[shape.is_vector for shape in shapes])
 
 
 def _mul_gradient(context: GradientContext) -> list[Operator]:
     return _binary_gradient(context, [context.output_gradient(0), context.input(0), context.input(1)])
 
 
-def _binary_gradient(context: GradientContext, read: list[str]) -> list[Operator]:
+def _binary_gradient(context: GradientContext, read: list[str], **more: Any) -> list[Operator]:
     forward = context.operator
     made = [context.input_gradient(0), context.input_gradient(1)]
-    return [Operator(f"{forward.type}Gradient", read, made, is_gradient_op=True, **forward.args)]
+    arguments = {**forward.args, **more}
+    return [Operator(f"{forward.type}Gradient", read, made, is_gradient_op=True, **arguments)]
 
 
 @register_operator("Tanh", inputs=1, outputs=1, in_place=[(0, 0)], gradient=_tanh_gradient)
@@ -299,7 +302,7 @@ class BinaryGradientOp(TensorOperator):
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         dc = self.tensor(ws, 0)
-        first, second = self.tensor(ws, 1), self.tensor(ws, 2)
+        first, second = self.operand(ws, 1), self.operand(ws, 2)
         a, b, shape = broadcast(self, first, second)
         if dc.shape != shape:
             raise self.fail(f"gradient {self.inputs[0]!r} has shape {dc.shape}, the operands make {shape}")
@@ -309,13 +312,32 @@ class BinaryGradientOp(TensorOperator):
         for side, operand in enumerate((first, second)):
             self.differentiate(xp, dc, (a, b), side, self.output(ws, side, operand.shape, dc.dtype))
 
+    def operand(self, ws: Workspace, i: int) -> Array:
+        """Return an operand."""
+        return self.tensor(ws, i)
+
     def differentiate(self, xp: ModuleType, dc: Array, operands: Pair, side: int, out: Array) -> None:
         """Write the gradient of operand 0 or 1."""
         raise NotImplementedError
 
 
-@register_operator("AddGradient", inputs=3, outputs=2, in_place=True, arguments=BROADCAST)
-class AddGradientOp(BinaryGradientOp):
+class SumGradientOp(BinaryGradientOp):
+    """The gradient of an operator that needs the operands' shapes only.
+
+    Each may be given as the vector of its layout instead, which is what the argument `shapes` says.
+    """
+
+    def operand(self, ws: Workspace, i: int) -> Array:
+        """Return an operand, or an array without memory of its shape."""
+        array = self.tensor(ws, i)
+        if not any(self.argument("shapes")[i - 1 : i]):
+            return array
+        shape, _ = read_layout(array)
+        return array_module(ws.device).broadcast_to(0, shape)
+
+
+@register_operator("AddGradient", inputs=3, outputs=2, in_place=True, arguments=SHAPES)
+class AddGradientOp(SumGradientOp):
     """dA = dC and dB = dC, summed to the operands' shapes."""
 
     def differentiate(self, xp: ModuleType, dc: Array, operands: Pair, side: int, out: Array) -> None:
@@ -323,8 +345,8 @@ class AddGradientOp(BinaryGradientOp):
         sum_to(xp, dc, out, operands[side].shape)
 
 
-@register_operator("SubGradient", inputs=3, outputs=2, in_place=True, arguments=BROADCAST)
-class SubGradientOp(BinaryGradientOp):
+@register_operator("SubGradient", inputs=3, outputs=2, in_place=True, arguments=SHAPES)
+class SubGradientOp(SumGradientOp):
     """dA = dC and dB = -dC, summed to the operands' shapes."""
 
     def differentiate(self, xp: ModuleType, dc: Array, operands: Pair, side: int, out: Array) -> None:

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Shape, TensorOperator, array_module, data_type
+from numscope.operators.tensors import Shape, TensorOperator, array_module, data_type, read_layout
 
 if TYPE_CHECKING:
     from numscope.operators.definition import Operator
     from numscope.workspace import Workspace
 
 __all__ = ["ConstantFillOp", "GivenTensorFillOp", "GivenTensorInt64FillOp"]
+
+
+class LikeFillOp(TensorOperator):
+    """A fill that may take its layout from an input, which may be empty."""
+
+    def empty_output(self, ws: Workspace) -> None:
+        """Empty the output, as the input is empty."""
+        blob = ws.get_blob(self.outputs[0])
+        if blob is not None:
+            blob.reset()
 
 
 @register_operator(
@@ -31,7 +41,7 @@ __all__ = ["ConstantFillOp", "GivenTensorFillOp", "GivenTensorInt64FillOp"]
     },
     stops_gradient=True,
 )
-class ConstantFillOp(TensorOperator):
+class ConstantFillOp(LikeFillOp):
     """A tensor of one value.
 
     Its shape is the argument's; or that of the input (with `input_as_shape`, the input's values) followed
@@ -65,9 +75,7 @@ class ConstantFillOp(TensorOperator):
         shape, dtype = self.shape, self.dtype
         if self.inputs:
             if dtype is None and ws[self.inputs[0]] is None:
-                blob = ws.get_blob(self.outputs[0])
-                if blob is not None:
-                    blob.reset()
+                self.empty_output(ws)
                 return
             like = self.tensor(ws, 0)
             if self.shape_in_values:
@@ -132,3 +140,15 @@ class GivenTensorInt64FillOp(GivenFillOp):
     """An int64 tensor of given values."""
 
     dtype = "int64"
+
+
+@register_operator("LayoutFill", inputs=1, outputs=1, stops_gradient=True)
+class LayoutFillOp(LikeFillOp):
+    """Zeros of the layout that a vector tells: what a `Do` keeps of a tensor whose values are not needed."""
+
+    def run(self, ws: Workspace) -> None:
+        if ws[self.inputs[0]] is None:
+            self.empty_output(ws)
+            return
+        shape, dtype = read_layout(self.tensor(ws, 0))
+        self.output(ws, 0, shape, dtype).fill(0)

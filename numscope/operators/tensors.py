@@ -18,12 +18,23 @@ if TYPE_CHECKING:
     from numscope.operators.definition import Operator
     from numscope.workspace import Workspace
 
-__all__ = ["Array", "Shape", "TensorOperator", "array_module", "broadcast", "data_type", "sum_to"]
+__all__ = [
+    "Array",
+    "Shape",
+    "TensorOperator",
+    "array_module",
+    "broadcast",
+    "data_type",
+    "layout",
+    "read_layout",
+    "sum_to",
+]
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 Shape = tuple[int, ...]
 
-FLOATING = frozenset(map(np.dtype, ("float16", "float32", "float64", ml_dtypes.bfloat16)))
+FLOATING_TYPES = tuple(np.dtype(t) for t in ("float16", "float32", "float64", ml_dtypes.bfloat16))
+FLOATING = frozenset(FLOATING_TYPES)
 
 # TensorProto.DataType of Caffe2; the others (STRING, ZERO_COLLISION_HASH, ...) are no dtypes.
 DATA_TYPES = {
@@ -114,6 +125,17 @@ class TensorOperator(CompiledOperator):
     def fail(self, text: str) -> OperatorError:
         """Return an error that begins with this operator."""
         return OperatorError(f"{self.definition!r}: {text}")
+
+
+def layout(array: Array) -> tuple[int, ...]:
+    """Return a tensor's shape, and behind it the number of its floating point type (-1 for others)."""
+    return (*array.shape, FLOATING_TYPES.index(array.dtype) if array.dtype in FLOATING else -1)
+
+
+def read_layout(vector: Array) -> tuple[Shape, np.dtype[Any]]:
+    """Return the shape and dtype that a vector made by `layout` tells."""
+    *shape, number = vector.tolist()
+    return tuple(shape), FLOATING_TYPES[number]
 
 
 def data_type(value: int | str) -> np.dtype[Any]:
