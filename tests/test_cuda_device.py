@@ -1,0 +1,194 @@
+"""CUDA devices where there is none: what is said about it, and the part of CuPy that works without."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import types
+import weakref
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import numscope as ns
+from numscope import cuda_device, kernels
+
+
+class FakeRuntime(types.ModuleType):
+    """CUDA's answers about itself; anything that would make a context is not there to be called."""
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def __init__(self, driver=13000, cards=1, error=None, capability=(9, 0)):
+        super().__init__("cupy.cuda.runtime")
+        self.driver, self.cards, self.error, self.capability = driver, cards, error, capability
+
+    def runtimeGetVersion(self):  # noqa: N802 - CUDA's names
+        return 13020
+
+    def driverGetVersion(self):  # noqa: N802
+        return self.driver
+
+    def getDeviceCount(self):  # noqa: N802
+        if self.error:
+            raise self.CUDARuntimeError(self.error)
+        return self.cards
+
+    def getDevice(self):  # noqa: N802
+        return 0
+
+    def getDeviceProperties(self, number):  # noqa: N802
+        major, minor = self.capability
+        return {"name": b"Card", "major": major, "minor": minor, "totalGlobalMem": 8 << 30}
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Return a function that puts an answering runtime in the place of CuPy's, with all packages there."""
+
+    def put(runtime, packages=True):
+        cupy, cuda = types.ModuleType("cupy"), types.ModuleType("cupy.cuda")
+        cupy.cuda, cuda.runtime = cuda, runtime
+        for name, module in (("cupy", cupy), ("cupy.cuda", cuda), ("cupy.cuda.runtime", runtime)):
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(cuda_device, "_version", lambda package: "1.0" if packages else None)
+        monkeypatch.setattr(cuda_device, "_found", {})
+        monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+
+    return put
+
+
+def refusal(device="cuda"):
+    assert isinstance(ns.cuda_available(), bool)
+    with pytest.raises(ns.DeviceUnavailableError) as caught:
+        ns.Arena("1 MiB", device=device)
+    return str(caught.value)
+
+
+def test_missing_packages_name_the_line_that_installs_them(pretend):
+    pretend(FakeRuntime(), packages=False)
+    assert not ns.cuda_available()
+    assert "cupy, numba-cuda, cuda-core not installed: pip install 'numscope[cuda13]'" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "text"),
+    [
+        (FakeRuntime(driver=0, error="cudaErrorInsufficientDriver"), "no NVIDIA driver was found"),
+        (
+            FakeRuntime(driver=12020, error="cudaErrorInsufficientDriver"),
+            "the driver knows CUDA 12.2, CuPy was built for 13.2: update the driver, or pip install",
+        ),
+        (FakeRuntime(error="cudaErrorNoDevice: no device"), "CUDA fails: cudaErrorNoDevice"),
+        (FakeRuntime(cards=0), "the driver sees no card"),
+    ],
+)
+def test_drivers_that_do_not_do(pretend, runtime, text):
+    pretend(runtime)
+    assert not ns.cuda_available()
+    assert text in refusal()
+    assert text in refusal("cuda:1")
+
+
+def test_cards_that_do_not_do(pretend):
+    pretend(FakeRuntime())
+    assert ns.cuda_available()
+    assert 'no device "cuda:1": the driver sees 1, numbered from 0 (Card, sm 9.0' in refusal("cuda:1")
+    pretend(FakeRuntime(capability=(7, 0)))
+    assert "sm 7.0" in refusal()
+    assert "expected sm 7.5 (Turing) or newer" in refusal()
+
+
+def test_a_device_is_named_by_its_number_and_is_one(pretend):
+    from numscope.device import resolve_device
+
+    pretend(FakeRuntime(cards=2))
+    assert resolve_device("cuda").name == "cuda:0"
+    assert resolve_device("cuda:1").name == "cuda:1"
+    assert resolve_device("cuda") is resolve_device("cuda:0")
+    for name in ("cuda:", "cuda:x", "cuda:-1", "CUDA"):
+        assert "expected one of" in refusal(name)
+
+
+def test_the_state_is_plain_data(pretend):
+    pretend(FakeRuntime(driver=13010, cards=2))
+    state = cuda_device.describe()
+    assert (state.runtime, state.driver, state.missing) == ("13.2", "13.1", ())
+    assert state.cards == ("Card, sm 9.0, 8.00 GiB",) * 2
+
+
+def test_the_simulator_is_no_device(pretend, monkeypatch):
+    pretend(FakeRuntime())
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    assert not ns.cuda_available()
+    assert "NUMBA_ENABLE_CUDASIM is set" in refusal()
+
+
+def test_pinned_memory_is_for_a_device(pretend):
+    pretend(FakeRuntime(driver=0, error="cudaErrorInsufficientDriver"))
+    with pytest.raises(
+        ns.DeviceUnavailableError, match="pinned memory is for a CUDA device: no NVIDIA driver"
+    ):
+        ns.Arena("1 MiB", pinned=True)
+    with pytest.raises(ns.BindingError, match='only memory of device "cpu" can be pinned'):
+        ns.Arena("1 MiB", device="null", pinned=True)
+
+
+def test_importing_numscope_imports_no_cupy():
+    code = "import sys, numscope as ns; ns.Workspace().zeros('x', 3); print('cupy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False"]
+
+
+# With CuPy installed, but no card: arrays are addresses, shapes and owners, of which nothing is read.
+
+
+@pytest.fixture
+def memory():
+    cupy = pytest.importorskip("cupy")
+    address = (1 << 40) + 40
+
+    def allocate(nbytes):
+        return cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(address, nbytes, None, 0), 0)
+
+    with cupy.cuda.using_allocator(allocate):
+        return cuda_device.CudaMemory(cupy, 0, 1 << 20)
+
+
+def test_blocks_come_from_the_current_allocator_and_are_aligned(memory):
+    assert memory.address == (1 << 40) + 256
+    array = memory.array(memory.token(), 512, (3, 4), np.dtype(ml_dtypes.bfloat16))
+    assert array.data.ptr == memory.address + 512
+    assert (array.shape, array.dtype.name, array.strides) == ((3, 4), "bfloat16", (8, 2))
+
+
+def test_a_token_lives_as_long_as_the_last_view(memory):
+    keeps = types.ModuleType("keeps")
+    token = memory.token(keeps=keeps)
+    watched, kept = weakref.ref(token), weakref.ref(keeps)
+    blob = memory.array(token, 0, (4, 4), np.dtype("float32"))
+    blob_watched = weakref.ref(blob)
+    view = blob[1:].reshape(-1)[::2].view("int32")
+    del token, keeps, blob
+    gc.collect()
+    assert None not in (watched(), kept(), blob_watched())
+    assert view.base is blob_watched()
+    del view
+    assert (watched(), kept(), blob_watched()) == (None, None, None)
+
+
+def test_pieces_of_device_arrays(memory):
+    arrays = [memory.array(memory.token(), 256 * n, (n,), np.dtype("float32")) for n in range(3)]
+    pieces = kernels.Pieces.of(arrays)
+    assert pieces.device == "cuda:0"
+    assert pieces.addresses.tolist() == [memory.address + 256 * n for n in range(3)]
+    assert pieces.lengths.tolist() == [0, 1, 2]
+    with pytest.raises(TypeError, match="the arrays are on cpu, cuda:0: expected one device"):
+        kernels.Pieces.of([arrays[0], np.zeros(3, "f4")])
+    host = [np.zeros(n, "f4") for n in range(3)]
+    for call in (lambda: kernels.copy(host, arrays), lambda: kernels.accumulate(arrays, host)):
+        with pytest.raises(ValueError, match=r"destination on .* and source on .*: copy one to the other"):
+            call()
