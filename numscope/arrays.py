@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def _from_guest(value: object, what: str) -> np.ndarray[Any, Any]:
             f"{what} is a {module} array in GPU memory, expected one in host memory; "
             "copy it first, or use a workspace on that device"
         )
-    if isinstance(value, dict | set | frozenset | type) or value is None:
+    if isinstance(value, Mapping | Set | type) or value is None:
         known_type(type(value))  # raises, with the list of what is known
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array_interface__"):

@@ -176,6 +176,8 @@ def test_empty_zeros_full(ws):
     assert ws.full("c", 1, 1 + 2j, "complex64")[0] == 1 + 2j
     assert ws.full("h", 2, 1.5, "bfloat16")[1] == 1.5
     assert ws.empty("x", np.int64(3)).shape == (3,)
+    assert ws.empty("x", np.array([3, 2])).shape == (3, 2)
+    assert ws.empty("x", iter([3, 2])).shape == (3, 2)
     assert ws.empty("s", ()).shape == ()
 
 
