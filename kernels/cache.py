@@ -31,7 +31,6 @@ def _roots() -> Iterator[Path]:
     """List the places to try: the user's choice, the package, the user's cache, a temporary folder."""
     if numba.config.CACHE_DIR:
         yield Path(numba.config.CACHE_DIR)
-        return
     yield Path(__file__).parent / "__pycache__"
     yield Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "numscope"
     yield Path(tempfile.gettempdir()) / f"numscope-{os.getuid()}"

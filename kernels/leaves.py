@@ -122,18 +122,17 @@ def copy(variant, destination, source, count, alpha, extra, seed, partials, resu
 
 
 @cache
-def leaf(function: Any, variant: Variant) -> tuple[int, Any]:
-    """Compile a leaf, or load it from the disk cache.
-
-    Returns
-    -------
-    tuple of int, object
-        The address of a C function, and what keeps its code alive.
-    """
+def _compiled(function: Any, variant: Variant) -> Any:
+    """Compile a leaf, or load it from the disk cache."""
     signature = (VariantType(variant), *LEAF.args)
     with disk.directory(f"{function.__name__}-{variant.key}") as cached:
         dispatcher = njit(cache=cached)(function)
         dispatcher.compile(signature)
-    compiled = dispatcher.overloads[signature]
-    name = compiled.fndesc.llvm_cfunc_wrapper_name
-    return int(compiled.library.get_pointer_to_function(name)), compiled
+    return dispatcher.overloads[signature]
+
+
+@cache
+def leaf(function: Any, variant: Variant) -> int:
+    """Return the address of a leaf, a C function that stays for as long as the process does."""
+    compiled = _compiled(function, variant)
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))

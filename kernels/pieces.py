@@ -114,7 +114,7 @@ def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
     return array
 
 
-_MANY = 16  # with fewer arrays, reading their headers by compiled code is no gain
+_MANY = 2  # arrays from which on reading their headers by compiled code is a gain
 
 
 class Pieces:
@@ -185,7 +185,12 @@ class Pieces:
 
     @classmethod
     def read(
-        cls, arrays: Sequence[Any], *, writable: bool = False, shaped_as: Sequence[Any] | None = None
+        cls,
+        arrays: Sequence[Any],
+        *,
+        writable: bool = False,
+        shaped_as: Sequence[Any] | None = None,
+        least: int = _MANY,
     ) -> Pieces | None:
         """Take the pieces of many simple arrays fast, by one compiled call.
 
@@ -196,6 +201,8 @@ class Pieces:
             Whether all must be writable.
         shaped_as : sequence of array, optional
             Arrays, as many and simple ones, whose shapes must be the same.
+        least : int
+            Leave fewer arrays than this to the long way.
 
         Returns
         -------
@@ -203,7 +210,7 @@ class Pieces:
             None for few arrays, and unless all are C-contiguous ndarrays of one dtype object that do
             as they must: the long way then finds what there is to say.
         """
-        if len(arrays) < _MANY:
+        if len(arrays) < max(least, 1):
             return None
         from . import headers
 

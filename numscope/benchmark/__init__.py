@@ -28,6 +28,9 @@ from numscope.benchmark.timing import interleave
 
 __all__ = ["add_arguments", "execute", "main", "run"]
 
+_PEERS_NORM = 5e-2
+"""Relative error allowed to the peers' norms: they sum in float32, and are 1.3 % off for GPT-2's gradients."""
+
 
 def describe_machine() -> dict[str, Any]:
     """Return what a reader must know of the machine: processor, caches, versions."""
@@ -67,7 +70,7 @@ def verify(slabs: Slabs, operation: Operation) -> None:
                 raise AssertionError(f"{what} is off by {wrong}, allowed are {operation.tolerance}")
         if operation.norm_of:
             exact = slabs.exact_norm(operation.norm_of)
-            allowed = 1e-8 if name == "numscope" else 1e-2
+            allowed = 1e-8 if name == "numscope" else _PEERS_NORM
             if not abs(returned - exact) <= allowed * exact:
                 raise AssertionError(f"{what} has the norm {returned}, exact is {exact}")
 

@@ -35,8 +35,7 @@ class Operation:
     expected : callable
         From the windows of the slabs' first values to those of the slab that is written.
     norm_of : str
-        The slab whose norm the callables return (``""``: none); compared at 1e-2, because peers sum
-        in float32.
+        The slab whose norm the callables return (``""``: none).
     consumes : str
         The slab that a call uses up, so that it must be restored before each.
     tolerance : float
