@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +58,8 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     OSError
         The file cannot be written.
     """
+    import tempfile  # not at import: with what it needs it takes 6 ms
+
     from safetensors import SafetensorError, TensorSpec, serialize_file  # not at import: only files need it
 
     texts: dict[str, str] = {}
