@@ -283,11 +283,14 @@ class CudaDevice(Device):
                     target.set(np.ascontiguousarray(source))
                     return
                 source = cupy.asarray(source)
+            if source.device.id != self.number:
+                target.data.copy_from_device_async(source.data, target.nbytes)  # bytes, from `transfer`
+                return
             if cupy.may_share_memory(target, source):
                 source = source.copy()
             target[...] = source
 
-    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+    def to_host(self, array: Any, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         with self._cupy.cuda.Device(self.number):
-            host: np.ndarray[Any, Any] = self._cupy.asnumpy(array)
+            host: np.ndarray[Any, Any] = self._cupy.asnumpy(array, out=out)
         return host

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from numscope.arrays import host_array
+from numscope import kernels
+from numscope.arrays import host_array, simple_pieces
 from numscope.cuda_device import find, pinned_block
 from numscope.errors import ArenaExhausted, DeviceUnavailableError
 from numscope.memory import Device, Memory
@@ -106,11 +107,19 @@ class Host(Device):
     def source(self, value: object, what: str) -> Any:
         return host_array(value, what)
 
+    def simple_pieces(
+        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
+    ) -> kernels.Pieces | None:
+        return simple_pieces(arrays, like, writable=writable)
+
     def copy(self, target: Any, source: Any) -> None:
         np.copyto(target, source)
 
-    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
-        return np.array(array)
+    def to_host(self, array: Any, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        if out is None:
+            return np.array(array)
+        np.copyto(out, array)
+        return out
 
 
 class PinnedHost(Host):
@@ -155,7 +164,7 @@ class Null(Device):
     def copy(self, target: Any, source: Any) -> None:
         return  # the target is None: there is no memory to copy into
 
-    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+    def to_host(self, array: Any, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         raise DeviceUnavailableError('device "null" has no memory to read; use device="cpu"')
 
 

@@ -71,13 +71,19 @@ class Device(ABC):
         `what` names the value in errors.
         """
 
+    def simple_pieces(
+        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
+    ) -> kernels.Pieces | None:
+        """Return where many arrays lie if they can be read all at once, None if only one by one."""
+        return None
+
     @abstractmethod
     def copy(self, target: Any, source: Any) -> None:
         """Copy an array into another of the same shape and dtype; overlap is right."""
 
     @abstractmethod
-    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
-        """Return a copy of an array in host memory."""
+    def to_host(self, array: Any, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        """Return a copy of an array in host memory: `out` where it is given, of the same shape and dtype."""
 
     def __repr__(self) -> str:
         return f"<numscope device {self.name}>"

@@ -26,6 +26,7 @@ from numscope.errors import (
 from numscope.region import Region
 from numscope.scopes import current_device
 from numscope.segments import Place
+from numscope.transfer import transfer
 
 if TYPE_CHECKING:
     import os
@@ -258,6 +259,29 @@ class Workspace(Contents):
                 self._region.release()
             else:
                 bulk.zero(self, None)
+
+    def to(self, device: str) -> Workspace:
+        """Return a workspace in another device's default arena, with copies of all local blobs.
+
+        Tensors that lie side by side, as those of one segment do, go by one copy. From a card to the host
+        the copy is waited for.
+
+        Parameters
+        ----------
+        device : str
+            ``"cpu"``, ``"cuda"``, ``"cuda:1"``; this workspace itself is returned if it is there already.
+
+        Raises
+        ------
+        ArenaExhausted, DeviceUnavailableError
+            Too little room there, or no such device.
+        """
+        if resolve_device(device).name == self.device:
+            return self
+        with self._guard:
+            moved = Workspace(arena=default_arena(device), name=self._name)
+            transfer(self, moved)
+        return moved
 
     # Files
 

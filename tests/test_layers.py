@@ -11,9 +11,10 @@ GUESTS = {"torch", "jax"}
 # From the bottom up. A package stands for all of its modules.
 ORDER = (  # noqa: SIM905 - fifty words in quotes read worse
     "kernels errors exclusive sizes ranges scopes types arrays storage segments memory cuda_device "
-    "device arena defaults region blob namespace bulk contents workspace stack variable_scopes "
-    "initializers variables operators slab gradients interop datasets stopwatch optimizers perceptron "
-    "results training sequences reporting inventory benchmark cuda_benchmark cli __main__"
+    "device arena defaults region blob namespace bulk contents transfer workspace stack "
+    "variable_scopes initializers variables operators slab gradients interop datasets stopwatch "
+    "optimizers perceptron results training sequences reporting inventory benchmark cuda_benchmark "
+    "cli __main__"
 ).split()
 
 
