@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from numscope import kernels
 from numscope.arena import Arena
 from numscope.blob import as_shape
 from numscope.errors import (
@@ -218,9 +217,8 @@ class GradientAccumulator(Mapping[str, Any]):
                 )
             weight = _number(weight, "weight")
             slab = self._slab
-            sources = slab.check(grads, allow_missing=allow_missing, writes=zero_source)
-            addition = slab.addition(sources, zero_source=zero_source)
-            if skip_nonfinite and kernels.stats(list(sources.values())).nonfinite:
+            addition = slab.addition(grads, zero_source=zero_source, allow_missing=allow_missing)
+            if skip_nonfinite and addition.nonfinite():
                 self._skipped += 1
                 adds = False
             else:
@@ -230,7 +228,7 @@ class GradientAccumulator(Mapping[str, Any]):
             if adds:
                 slab.add(addition, weight if self._reduction == "mean" else 1.0)
             if zero_source:
-                kernels.zero(addition.gaps if adds else list(sources.values()))
+                addition.zero(only_gaps=adds)
 
     def finish(
         self,

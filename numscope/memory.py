@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numscope import kernels
 from numscope.errors import BindingError
 
 __all__ = ["Device", "Memory"]
@@ -70,6 +71,12 @@ class Device(ABC):
 
         `what` names the value in errors.
         """
+
+    def simple_pieces(
+        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
+    ) -> kernels.Pieces | None:
+        """Return where many arrays lie if they can be read all at once, None if only one by one."""
+        return None
 
     def simple_pieces(
         self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,24 +26,38 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """Kernel calls that add the gradients of a micro-batch, checked and ready.
+    """The gradients of a micro-batch, checked, and the kernel calls that add them.
 
     Attributes
     ----------
-    sources : dict of str to array
-        The gradients, in the order of the layout.
+    names : collection of str
+        Whose gradients they are.
     calls : list of callables
         One for each pair of dtypes; each takes the factor.
+    pieces : list of Pieces
+        Where the gradients lie.
     gaps : list of array
-        Gradients that are not contiguous.
-    copies : list of array
-        What is read instead of those; the calls do not keep them alive.
+        Gradients that are not contiguous: contiguous copies of them are in `pieces`.
+    keeps : object
+        What keeps the memory alive.
     """
 
-    sources: dict[str, Any]
+    names: Collection[str]
     calls: list[Call]
+    pieces: list[kernels.Pieces]
     gaps: list[Any]
-    copies: list[Any]
+    keeps: object
+
+    def nonfinite(self) -> int:
+        """Count elements that are NaN or infinite."""
+        return merge([found for p in self.pieces if (found := kernels.prepare("stats", p)())]).nonfinite
+
+    def zero(self, *, only_gaps: bool) -> None:
+        """Fill the gradients with zeros: all of them, or those of which copies were zeroed."""
+        if not only_gaps:
+            for pieces in self.pieces:
+                kernels.prepare("zero", pieces)()
+        kernels.zero(self.gaps)
 
 
 class Slab:
@@ -78,7 +92,10 @@ class Slab:
             self._rests.allocate(kinds)
             self._rests.zero()
         self._fresh: set[str] = set(layout)
-        self._recent: tuple[list[Any], list[Call]] | None = None
+        self._kinds = {kind for _, kind in layout.values()}
+        # Arrays of the sums' shapes without memory of their own: views of the sums would keep these alive.
+        self._like = [np.broadcast_to(np.uint8(0), shape) for shape, _ in layout.values()]
+        self._recent: dict[Any, tuple[Any, list[Call]]] = {}
 
     def reset(self) -> None:
         """Mark all sums as fresh, without touching their memory."""
@@ -137,51 +154,74 @@ class Slab:
             raise BindingError(f"{name!r} is read-only, expected an array to write into; pass a copy of it")
         return array
 
-    def addition(self, sources: dict[str, Any], *, zero_source: bool) -> Addition:
-        """Return the calls that add checked gradients.
+    def addition(self, gradients: Mapping[str, Any], *, zero_source: bool, allow_missing: bool) -> Addition:
+        """Check gradients, and return the calls that add them.
 
-        The calls of the last micro-batch serve again where its gradients lay in the same places, as those
-        of an arena do.
+        The calls of an earlier micro-batch serve again where its gradients lay in the same places, as
+        those of an arena do.
 
         Raises
         ------
         BindingError
-            Gradients overlap the sums, or one another while they are to be zeroed.
+            As `check`; or gradients overlap the sums, or one another while they are to be zeroed.
         """
-        gaps, copies = [], []
+        return self._quick_addition(gradients, zero_source) or self._addition(
+            self.check(gradients, allow_missing=allow_missing, writes=zero_source), zero_source
+        )
+
+    def _quick_addition(self, gradients: Mapping[str, Any], zero_source: bool) -> Addition | None:
+        """Return an addition where all gradients are simple: there, contiguous and of one dtype.
+
+        None where anything is not simple, or wrong.
+        """
+        layout, fresh = self.layout, bool(self._fresh)
+        is_simple = isinstance(gradients, Mapping) and len(gradients) == len(layout)
+        if not is_simple or len(self._kinds) != 1 or (fresh and len(self._fresh) < len(layout)):
+            return None
+        arrays = [gradients.get(name) for name in layout]
+        pieces = self.workspace.simple_pieces(arrays, self._like, writable=zero_source)
+        if pieces is None or pieces.dtype.name not in GRADIENTS:
+            return None
+        key = (zero_source, fresh, pieces.dtype)
+        addresses, calls = self._recent.get(key, (None, []))
+        if addresses is None or not np.array_equal(addresses, pieces.addresses):
+            calls = [self._call(list(layout), pieces, fresh, zero_source)]
+            self._recent[key] = pieces.addresses, calls
+        return Addition(layout, calls, [pieces], [], arrays)
+
+    def _addition(self, sources: dict[str, Any], zero_source: bool) -> Addition:
+        """Return an addition of any checked gradients."""
+        gaps: list[Any] = []
         groups: dict[tuple[bool, np.dtype[Any], np.dtype[Any]], tuple[list[str], list[Any]]] = {}
         for name, array in sources.items():
             if not array.flags.c_contiguous:
                 gaps.append(array)
                 array = array.copy(order="C")
-                copies.append(array)
             key = (name in self._fresh, array.dtype, self.layout[name][1])
             names, arrays = groups.setdefault(key, ([], []))
             names.append(name)
             arrays.append(array)
         pieces = [kernels.Pieces.of(arrays) for _, arrays in groups.values()]
-        signature: list[Any] = [zero_source, *groups, *(names for names, _ in groups.values())]
-        signature += [p.addresses.tolist() for p in pieces]
-        if self._recent is not None and self._recent[0] == signature:
-            return Addition(sources, self._recent[1], gaps, copies)
-        calls: list[Call] = []
-        for ((fresh, _, _), (names, _)), source in zip(groups.items(), pieces, strict=True):
-            (target,) = self.workspace.pieces(names).values()
-            beta = 0.0 if fresh else 1.0
-            try:
-                call = kernels.prepare(
-                    "accumulate",
-                    target,
-                    source,
-                    beta=beta,
-                    zero_source=zero_source,
-                    **self._rounded(target.dtype, names),
-                )
-            except ValueError as error:
-                raise BindingError(f"gradients {listed(names)}: {error}") from None
-            calls.append(call)
-        self._recent = signature, calls
-        return Addition(sources, calls, gaps, copies)
+        calls = [
+            self._call(names, source, fresh, zero_source)
+            for ((fresh, _, _), (names, _)), source in zip(groups.items(), pieces, strict=True)
+        ]
+        return Addition(sources, calls, pieces, gaps, groups)
+
+    def _call(self, names: list[str], source: kernels.Pieces, fresh: bool, zero_source: bool) -> Call:
+        """Prepare the kernel call that adds gradients of one dtype to sums of one dtype."""
+        (target,) = self.workspace.pieces(names).values()
+        try:
+            return kernels.prepare(
+                "accumulate",
+                target,
+                source,
+                beta=0.0 if fresh else 1.0,
+                zero_source=zero_source,
+                **self._rounded(target.dtype, names),
+            )
+        except ValueError as error:
+            raise BindingError(f"gradients {listed(names)}: {error}") from None
 
     def measure(self) -> kernels.Stats:
         """Return the statistics of all sums."""
@@ -191,7 +231,7 @@ class Slab:
     def add(self, addition: Addition, factor: float) -> None:
         """Add gradients times a factor."""
         self._run(addition.calls, factor)
-        self._fresh.difference_update(addition.sources)
+        self._fresh.difference_update(addition.names)
 
     def norm(self, measured: kernels.Stats) -> float:
         """Return the L2 norm of the sums as they are.
