@@ -97,6 +97,16 @@ def test_a_backward_net_needs_a_forward_run(arena):
     assert ws.run(backward)
 
 
+def test_thousands_of_scopes(arena):
+    steps = [
+        Do(Net(f"b{i}", [op("Scale", f"x{i}", f"x{i + 1}", scale=-1.0)]), outputs=[f"x{i + 1}"])
+        for i in range(2000)
+    ]
+    ws, gradients = run_both(arena, Net("n", steps), {"x0": draw(3)}, {"x2000": draw(3)})
+    np.testing.assert_array_equal(ws["x2000"], ws["x0"])
+    np.testing.assert_array_equal(ws[gradients["x0"]], ws["d_x2000"])
+
+
 # If
 
 

@@ -1,6 +1,8 @@
 """Operator and Net, the registry, building and running, and what goes wrong there."""
 
+import copy
 import gc
+import pickle
 import threading
 import weakref
 
@@ -38,6 +40,13 @@ def test_a_definition_is_plain_data():
 def test_arguments_of_a_record_may_be_called_as_the_record_s_own_keys():
     record = {"type": "Odd", "input": [], "output": [], "arg": {"name": "n", "type": 3}}
     assert Operator.from_dict(record).to_dict() == record
+
+
+def test_definitions_are_copied_and_pickled():
+    net = Net("n", [Operator("If", "c", "y", then_net=Net("t", [Operator("Scale", "x", "y", scale=2.0)]))])
+    for other in (copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert other.to_dict() == net.to_dict()
+        assert other.operators[0] is not net.operators[0]
 
 
 def test_a_lone_name_is_one_name_and_not_its_letters():

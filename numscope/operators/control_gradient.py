@@ -12,185 +12,15 @@ from typing import Any
 
 from numscope.errors import OperatorError
 from numscope.operators.bindings import bindings_of
+from numscope.operators.boundary import BodyBoundary, BranchBoundary, Shape
 from numscope.operators.definition import Net, Operator
-from numscope.operators.differentiation import Boundary, Differentiation, GradientContext, Shape
+from numscope.operators.differentiation import Differentiation, GradientContext
 from numscope.operators.effects import effects_of_all, written_names
 
-__all__ = [
-    "BodyBoundary",
-    "do_gradient",
-    "end_name",
-    "if_gradient",
-    "shape_name",
-    "start_name",
-    "while_gradient",
-]
+__all__ = ["do_gradient", "if_gradient", "while_gradient"]
 
 SEED = "/_DO_OPERATOR_INNER_GRAD_"
 COPY = "/_DO_OPERATOR_INNER_GRAD_COPY_"
-
-
-def start_name(name: str) -> str:
-    """Return the name in a Do's workspace that keeps a blob's value from before the net ran."""
-    return f"{name}/_DO_OPERATOR_START_"
-
-
-def end_name(name: str) -> str:
-    """Return the name in a Do's workspace that keeps a blob's value from after the net ran."""
-    return f"{name}/_DO_OPERATOR_END_"
-
-
-def shape_name(name: str) -> str:
-    """Return the name in a Do's workspace that keeps the layout of such a value, which itself is not kept."""
-    return f"{name}SHAPE_"
-
-
-class Binder:
-    """The bindings of a Do that is being made; each outer blob is bound once."""
-
-    def __init__(self) -> None:
-        self.inner_of: dict[str, str] = {}
-
-    def bind(self, outer: str, inner: str) -> str:
-        """Bind an outer blob and return its name inside: the one it has, or `inner` and the outer name.
-
-        A workspace that stays on the stack keeps its mappings. With the outer name in the inner one, the
-        backward nets of several gradients (and those that Caffe2 made) never ask for two of one name.
-        """
-        return self.inner_of.setdefault(outer, f"{inner}{outer}")
-
-    def bind_as_before(self, outer: str, inner: str) -> str:
-        """Bind an outer blob as the forward Do has bound it, unless it is bound already."""
-        return self.inner_of.setdefault(outer, inner)
-
-    def make_do(self, net: Net, outputs: Iterable[str], scope: str, saved: Iterable[str]) -> Operator:
-        """Return a Do in which `outputs` are written and all other bound blobs read.
-
-        A blob that is read and written is an input and an output.
-        """
-        written = list(dict.fromkeys(outputs))
-        # What is written is an input too: it must exist, and While builds its outputs first anyway.
-        read = [outer for outer in self.inner_of if outer not in written]
-        names = [*read, *written]
-        return Operator(
-            "Do",
-            [*read, scope],
-            [*written, scope],
-            is_gradient_op=True,
-            net=net,
-            inner_blobs=list(self.inner_of.values()),
-            outer_blobs_idx=[names.index(outer) for outer in self.inner_of],
-            saved_fwd_blobs=sorted(saved),
-        )
-
-
-class BodyBoundary(Boundary):
-    """The boundary of a Do's net: its workspace, popped when its gradient runs.
-
-    Parameters
-    ----------
-    bindings : mapping of str to str
-        Of the forward Do.
-    volatile : set of str
-        Inner names of bound blobs that are written again after this net ran, by later rounds of a loop.
-    copies : bool
-        The forward Do leaves copies of all bound blobs.
-    context : GradientContext, optional
-        The Do's own surroundings; None to collect only what the forward Do has to save.
-
-    Attributes
-    ----------
-    starts, ends : set of str
-        Inner names whose value from before the net, or from after it, has to be saved.
-    start_shapes, end_shapes : set of str
-        Those of which the shape is enough.
-    locals : set of str
-        Names that are found in the workspace itself.
-    """
-
-    def __init__(
-        self,
-        bindings: Mapping[str, str],
-        volatile: frozenset[str],
-        copies: bool,
-        context: GradientContext | None = None,
-    ) -> None:
-        self.bindings = bindings
-        self.volatile = volatile
-        self.copies = copies
-        self.context = context
-        self.binder = Binder()
-        self.starts: set[str] = set()
-        self.ends: set[str] = set()
-        self.start_shapes: set[str] = set()
-        self.end_shapes: set[str] = set()
-        self.locals: set[str] = set()
-
-    def at_end(self, name: str) -> str:
-        if name not in self.bindings or self.copies:
-            self.locals.add(name)
-            return name
-        if name in self.volatile:
-            self.ends.add(name)
-            return end_name(name)
-        if self.context is None:
-            return name
-        outer = self.context.value_after(self.bindings[name])
-        if outer == self.bindings[name]:
-            return self.binder.bind_as_before(outer, name)
-        # The frame already forwards `name` to the blob that no longer has the value.
-        return self.binder.bind(outer, f"{name}/_DO_OPERATOR_OUTER_")
-
-    def at_start(self, name: str, operator: Operator) -> str:
-        if name not in self.bindings:
-            return super().at_start(name, operator)
-        self.starts.add(name)
-        return start_name(name)
-
-    def shape_at_end(self, name: str, operator: Operator) -> Shape:
-        if name in self.bindings and not self.is_stable(name):
-            self.end_shapes.add(name)
-            return Shape(shape_name(end_name(name)), True)
-        if name not in self.bindings or self.copies or self.context is None:
-            return Shape(self.at_end(name), False)
-        outer, is_vector = self.context.shape_after(self.bindings[name])
-        if outer == self.bindings[name]:
-            return Shape(self.binder.bind_as_before(outer, name), is_vector)
-        return Shape(self.binder.bind(outer, f"{name}/_DO_OPERATOR_OUTER_"), is_vector)
-
-    def shape_at_start(self, name: str, operator: Operator) -> Shape:
-        if name not in self.bindings:
-            return super().shape_at_start(name, operator)
-        self.start_shapes.add(name)
-        return Shape(shape_name(start_name(name)), True)
-
-    def is_stable(self, name: str) -> bool:
-        return name not in self.volatile or self.copies
-
-    def carries(self, name: str) -> bool:
-        return name in self.bindings
-
-
-class BranchBoundary(Boundary):
-    """The boundary of a branch of If, which runs in the same workspace as the If itself."""
-
-    def __init__(self, context: GradientContext) -> None:
-        self.context = context
-
-    def at_end(self, name: str) -> str:
-        return self.context.value_after(name)
-
-    def at_start(self, name: str, operator: Operator) -> str:
-        return self.context.value_before(name)
-
-    def shape_at_end(self, name: str, operator: Operator) -> Shape:
-        return self.context.shape_after(name)
-
-    def shape_at_start(self, name: str, operator: Operator) -> Shape:
-        return self.context.shape_before(name)
-
-    def carries(self, name: str) -> bool:
-        return self.context.wants_gradient(name)
 
 
 def do_gradient(context: GradientContext) -> list[Operator]:
@@ -235,7 +65,7 @@ def if_gradient(context: GradientContext) -> list[Operator]:
             seeds,
             BranchBoundary(context),
             targets=targets,
-            reserved=context.taken_names(),
+            reserved=context.taken_names,
             lenient=context.lenient,
         )
 

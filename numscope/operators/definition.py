@@ -76,6 +76,9 @@ class Operator:
         gradient = " (gradient)" if self.is_gradient_op else ""
         return f"{self.type}{gradient}: {list(self.inputs)} -> {list(self.outputs)}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Operator.from_dict, (self.to_dict(),)
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Operator:
         """Make an operator from ``{"type", "input", "output", "is_gradient_op"?, "name"?, "arg"?}``.
@@ -137,6 +140,9 @@ class Net:
 
     def __repr__(self) -> str:
         return f"Net({self.name!r}, {len(self.operators)} operators)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Net.from_dict, (self.to_dict(),)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Net:

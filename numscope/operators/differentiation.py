@@ -7,59 +7,18 @@ operator has overwritten is an error, unless the boundary has saved it. (Caffe2:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from numscope.errors import OperatorError
+from numscope.operators.boundary import Boundary, Shape
 from numscope.operators.definition import Operator
 from numscope.operators.effects import effects_of
 from numscope.operators.registry import find_operator
 
-__all__ = ["Boundary", "Differentiation", "GradientContext", "GradientMaker", "Shape"]
+__all__ = ["Differentiation", "GradientContext", "GradientMaker"]
 
 Value = tuple[str, int]  # a name and the number of its value
-
-
-class Shape(NamedTuple):
-    """A blob that tells a shape and dtype: one that has them, or a vector made by `tensors.layout`."""
-
-    name: str
-    is_vector: bool
-
-
-class Boundary:
-    """How a backward net finds forward values that are shared with the world outside of its operators.
-
-    This one is that of a whole net: what is there at the end can be read under its name.
-    """
-
-    def at_end(self, name: str) -> str:
-        """Return the name under which a name's last value is found."""
-        return name
-
-    def at_start(self, name: str, operator: Operator) -> str:
-        """Return the name under which the value from before the first write is found."""
-        raise OperatorError(
-            f"{operator!r} cannot be differentiated: its gradient needs {name!r} as it was before a later "
-            "operator overwrote it; write to another name, or put the operators into a Do, which saves "
-            "what it overwrites"
-        )
-
-    def shape_at_end(self, name: str, operator: Operator) -> Shape:
-        """Return where the shape of a name's last value is found."""
-        return Shape(self.at_end(name), False)
-
-    def shape_at_start(self, name: str, operator: Operator) -> Shape:
-        """Return where the shape of the value from before the first write is found."""
-        return Shape(self.at_start(name, operator), False)
-
-    def is_stable(self, name: str) -> bool:
-        """Tell whether a name that is not written still has its value when the backward net runs."""
-        return True
-
-    def carries(self, name: str) -> bool:
-        """Tell whether a value from before that only survives (is not read) needs a gradient."""
-        return False
 
 
 class Differentiation:
@@ -73,7 +32,7 @@ class Differentiation:
     boundary : Boundary
     targets : mapping of str to str, optional
         Blob -> the name that the gradient of its value from before shall have, if an operator makes it.
-    reserved : iterable of str, optional
+    reserved : container of str, optional
         Names that must not be taken for gradients.
     lenient : bool, default False
         Pass over what cannot be differentiated: only the values that a backward net might need are asked for.
@@ -95,7 +54,7 @@ class Differentiation:
         boundary: Boundary,
         *,
         targets: Mapping[str, str] | None = None,
-        reserved: Iterable[str] = (),
+        reserved: Container[str] = (),
         lenient: bool = False,
     ) -> None:
         self.operators: list[Operator] = []
@@ -109,7 +68,8 @@ class Differentiation:
         self._parts: dict[Value, list[tuple[str, bool]]] = {}
         # Gradient name -> the blobs whose gradient it is. No other blob's gradient may overwrite it.
         self._holders: dict[str, set[str]] = {}
-        self._reserved = {*reserved, *seeds.values(), *self._last}
+        self._forward = {*seeds.values(), *self._last}
+        self._reserved = reserved
         for name, gradient in seeds.items():
             self.pass_through((name, self._last.get(name, 0)), gradient)
         for position in reversed(range(len(self._steps))):
@@ -195,7 +155,7 @@ class Differentiation:
     def free_name(self, wanted: str, blob: str, avoid: Iterable[str] = ()) -> str:
         """Return a name that holds no other blob's gradient and is no forward blob: the wanted one, if so."""
         name, suffix = wanted, 0
-        while name in self._reserved or name in avoid or self._is_shared(name, blob):
+        while name in self._forward or name in self._reserved or name in avoid or self._is_shared(name, blob):
             suffix += 1
             name = f"{wanted}_{suffix}"
         self._holders.setdefault(name, set()).add(blob)
@@ -205,9 +165,11 @@ class Differentiation:
         """Tell whether a name holds the gradient of another blob."""
         return bool(self._holders.get(gradient, set()) - {blob})
 
-    def taken_names(self) -> set[str]:
-        """Return all names that a net running in the same workspace must not use for something else."""
-        return self._reserved | set(self._holders)
+    def __contains__(self, name: object) -> bool:
+        """Tell whether a net running in the same workspace must not use a name for something else."""
+        if not isinstance(name, str):
+            return False
+        return name in self._forward or name in self._holders or name in self._reserved
 
     def _play(self, position: int, operator: Operator) -> GradientContext:
         effects = effects_of(operator)
@@ -414,9 +376,10 @@ class GradientContext:
         """Tell whether a name holds the gradient of another blob."""
         return bool(self._holders.get(gradient, set()) - {blob})
 
-    def taken_names(self) -> set[str]:
-        """Return the names that nets inside the gradient operator must leave alone."""
-        return self._differentiation.taken_names()
+    @property
+    def taken_names(self) -> Container[str]:
+        """The names that nets inside the gradient operator must leave alone."""
+        return self._differentiation
 
 
 GradientMaker: TypeAlias = Callable[[GradientContext], list[Operator]]

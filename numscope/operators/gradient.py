@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from numscope.errors import OperatorError
+from numscope.operators.boundary import Boundary
 from numscope.operators.definition import Net, Operator
-from numscope.operators.differentiation import Boundary, Differentiation
+from numscope.operators.differentiation import Differentiation
 from numscope.operators.registry import find_operator
 
 __all__ = ["gradient"]

@@ -50,6 +50,8 @@ def _fc_gradient(context: GradientContext) -> list[Operator]:
 
 def as_matrix(operator: TensorOperator, array: Array, axis: int) -> Array:
     """Return a tensor as a matrix: the dimensions before `axis` are the rows, the others the columns."""
+    if axis == 1 and array.ndim == 2:
+        return array
     start = axis + array.ndim if axis < 0 else axis
     if not 0 <= start <= array.ndim:
         raise operator.fail(f"axis {axis} does not exist in a tensor of shape {array.shape}")
@@ -71,12 +73,17 @@ def as_matrix(operator: TensorOperator, array: Array, axis: int) -> Array:
 class MatMulOp(TensorOperator):
     """Y = A B of matrices, each transposed if asked; a third input gives the shape of the result."""
 
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        self.axes = self.argument("axis_a"), self.argument("axis_b")
+        self.transposed = bool(self.argument("trans_a")), bool(self.argument("trans_b"))
+
     def run(self, ws: Workspace) -> None:
         first, second = self.alike(ws, 0, 1)
-        a = as_matrix(self, first, self.argument("axis_a"))
-        b = as_matrix(self, second, self.argument("axis_b"))
-        a = a.T if self.argument("trans_a") else a
-        b = b.T if self.argument("trans_b") else b
+        a = as_matrix(self, first, self.axes[0])
+        b = as_matrix(self, second, self.axes[1])
+        a = a.T if self.transposed[0] else a
+        b = b.T if self.transposed[1] else b
         if a.shape[1] != b.shape[0]:
             raise self.fail(
                 f"the inner dimensions differ: {a.shape} times {b.shape}, of tensors of shapes {first.shape} "

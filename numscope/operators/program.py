@@ -7,6 +7,7 @@ blob that was removed between two runs is looked up again (Caffe2 crashes there)
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from numscope.workspace import Workspace
 
 __all__ = ["BuiltNet", "Program", "build", "program_of"]
+
+_compiling = threading.Lock()
 
 
 class Program:
@@ -58,10 +61,9 @@ class Program:
         """
         _check_externals(self._net)
         for position, definition in enumerate(self._definitions):
-            compiled = self._compiled[position] if position < len(self._compiled) else None
-            if compiled is None:
-                cls = find_operator(definition.type)
-                cls.schema.check(definition)
+            is_new = position >= len(self._compiled)
+            if is_new:
+                find_operator(definition.type).schema.check(definition)
             for name in definition.inputs:
                 if not ws.has_blob(name):
                     raise self._missing_input(position, name)
@@ -71,10 +73,9 @@ class Program:
                         f"{definition!r}: output {name!r} is bound to a blob that its parent workspace no "
                         "longer has; make the blob there first"
                     )
-            if compiled is None:
-                compiled = cls(definition)
-                self._compiled.append(compiled)
-            compiled.build(ws)
+            if is_new:
+                self._compile(position)
+            self._compiled[position].build(ws)
 
     def run(self, ws: Workspace) -> bool:
         """Run the operators in order; False as soon as one of them says so.
@@ -99,6 +100,13 @@ class Program:
     def compiled(self) -> list[CompiledOperator]:
         """Return the compiled operators; all of them once the net was built."""
         return self._compiled
+
+    def _compile(self, position: int) -> None:
+        definition = self._definitions[position]
+        compiled = find_operator(definition.type)(definition)
+        with _compiling:  # another thread may build the same net in a workspace of its own
+            if position == len(self._compiled):
+                self._compiled.append(compiled)
 
     def _missing_input(self, position: int, name: str) -> OperatorError:
         definition = self._definitions[position]

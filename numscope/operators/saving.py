@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numscope.operators.control_gradient import BodyBoundary, end_name, shape_name, start_name
+from numscope.operators.boundary import BodyBoundary, end_name, shape_name, start_name
 from numscope.operators.definition import Net
 from numscope.operators.differentiation import Differentiation
 from numscope.operators.effects import written_names

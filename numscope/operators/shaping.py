@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numscope import kernels
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
@@ -265,8 +266,6 @@ class GatherGradientOp(GatheringOp):
             moved = xp.moveaxis(dy, tuple(axis + i for i in counted), counted)
             xp.add.at(xp.moveaxis(gradient, axis, 0), indices, moved)
         elif gradient.size:
-            from numscope import kernels  # here: importing numscope must not load Numba
-
             width = math.prod(data.shape[1:])
             kernels.scatter_add(
                 gradient.reshape(-1, width), indices.reshape(-1), dy.reshape(-1, width), alpha=1.0

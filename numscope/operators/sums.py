@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from numscope import kernels
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
 from numscope.operators.tensors import Array, TensorOperator, array_module
@@ -139,8 +140,6 @@ class AccumulateOp(TensorOperator):
         self._prepared: dict[object, Prepared] = {}
 
     def run(self, ws: Workspace) -> None:
-        from numscope import kernels  # here: importing numscope must not load Numba
-
         count = len(self.outputs)
         sums = [self.tensor(ws, i) for i in range(count)]
         terms = [self.tensor(ws, count + i) for i in range(count)]
