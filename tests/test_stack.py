@@ -1,7 +1,5 @@
 """Workspace stacks against a model, and what they do to memory."""
 
-import gc
-
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -331,22 +329,6 @@ def test_trim_drops_what_lies_above_the_top(ws):
     stack.clear()
     stack.trim()
     assert ws.arena.used == 0
-
-
-def test_a_stack_in_a_blob_of_its_parent_makes_no_cycle(arena, no_gc):
-    parent = ns.Workspace(arena=arena)
-    parent["x"] = [1.0]
-    parent["s"] = ns.WorkspaceStack()
-    for _ in range(2):
-        frame = parent["s"].push_forward_workspace(parent, {"x": "x"})
-        frame["h"] = np.ones(100)
-        frame.copy_forwarded_tensors(["x"])
-        inner = frame.create_blob("s").get_mutable(ns.WorkspaceStack)
-        inner.push_forward_workspace(frame, {"h": "h"})["g"] = np.ones(100)
-    assert arena.used > 0
-    del parent, frame, inner
-    assert arena.used == 0
-    assert not gc.isenabled()
 
 
 def test_debug_remembers_parent_and_bindings(ws):

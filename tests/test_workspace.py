@@ -1,6 +1,5 @@
 """Workspaces: names, the mapping protocol, tensors, scopes."""
 
-import gc
 import threading
 
 import numpy as np
@@ -384,33 +383,3 @@ def test_leaving_out_of_order_is_an_error(ws):
         with pytest.raises(ns.StackError, match="out of order"):
             ws.__exit__(None, None, None)
         other.__exit__(None, None, None)
-
-
-def test_memory_returns_with_the_last_reference(arena, no_gc):
-    ws = ns.Workspace(arena=arena)
-    ws["x"] = np.zeros(1000)
-    child = ns.Workspace(ws)
-    child["y"] = np.zeros(1000)
-    other = ns.Workspace(arena=arena)
-    other["x"] = np.zeros(1000)
-    ws.merge_into(other)
-    with ws, ws.scope("s") as scope:
-        scope["z"] = np.zeros(10)
-    del ws, scope
-    assert arena.used == 3 * 8192  # the child keeps its parent
-    del child
-    assert arena.used == 8192
-    del other
-    assert arena.used == 0
-    assert not gc.isenabled()
-
-
-def test_a_workspace_with_nets_returns_its_memory_too(arena, no_gc):
-    import numscope.operators as operators
-
-    ws = ns.Workspace(arena=arena)
-    ws.create_net(operators.Net("net", [operators.Operator("CreateScope", [], ["s"])]))
-    ws.run_net("net")
-    ws["x"] = np.zeros(1000)
-    del ws
-    assert arena.used == 0
