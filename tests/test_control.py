@@ -362,3 +362,27 @@ def test_errors_of_nested_nets_name_their_place(ws):
         "while running Do",
         "while running While",
     ]
+
+
+def test_what_cannot_be_differentiated_runs_forward(ws):
+    """The operators of a body that has no gradient: what is to be saved for it is nobody's business then."""
+    shared = op("Do", "x s", "x s", net=Net("r", [op("Scale", "x", "x", scale=2.0)]), inner_blobs=["x"],
+                outer_blobs_idx=[0], reuse_workspace=1)  # fmt: skip
+    endless = op(
+        "While", "more x", "x more", loop_net=Net("l", [op("Neg", "x", "x"), op("Not", "more", "more")])
+    )
+    body = Net("b", [op("CreateScope", "", "s"), shared, op("LT", "i n", "more"), endless, *COUNT])
+    count(ws, 3, x=np.array([1.0]))
+    assert ws.run(Net("n", [While("go", body)]))
+    assert ws["x"] == -8.0
+
+
+def test_what_never_runs_in_a_loop_is_not_built(ws):
+    count(ws, 0, x=np.array([1.0]))
+    wrong = op("Do", "x i", "x go", net=Net("w", []))
+    body = Net("b", [op("Tanhh", "x", "y"), wrong, *COUNT])
+    loop = While("go", body)
+    assert ws.run(Net("n", [loop]))
+    count(ws, 1, x=np.array([1.0]))
+    with pytest.raises(OperatorError, match="unknown operator type 'Tanhh'"):
+        ws.run(Net("n", [loop]))

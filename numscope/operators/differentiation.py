@@ -73,7 +73,11 @@ class Differentiation:
         for name, gradient in seeds.items():
             self.pass_through((name, self._last.get(name, 0)), gradient)
         for position in reversed(range(len(self._steps))):
-            self._differentiate(position, self._steps[position])
+            try:
+                self._differentiate(position, self._steps[position])
+            except OperatorError:
+                if not lenient:
+                    raise
         self.gradients: dict[str, str] = {}
         self.start_gradients: dict[str, str] = {}
         for (name, number), parts in sorted(self._parts.items(), key=lambda item: -item[0][1]):

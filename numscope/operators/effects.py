@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from numscope.errors import OperatorError
 from numscope.operators.bindings import bindings_of
 from numscope.operators.definition import Net, Operator
 
@@ -63,10 +64,17 @@ def written_names(net: Net) -> set[str]:
     return set(effects_of_all(net.operators).writes)
 
 
+def _effects_of_net(net: object) -> Effects:
+    return effects_of_all(net.operators) if isinstance(net, Net) else Effects((), ())
+
+
 def _effects_of_do(operator: Operator) -> Effects:
-    bindings = bindings_of(operator)
-    body: Net = operator.args["net"]
-    inside = effects_of_all(body.operators)
+    try:
+        bindings = bindings_of(operator)
+    except OperatorError:
+        # It cannot run, which is said when it is built; in a loop without rounds it never is.
+        return Effects(operator.inputs, operator.outputs)
+    inside = _effects_of_net(operator.args["net"])
     scope = operator.outputs[-1]
     reads = dict.fromkeys(operator.inputs)
     reads.update(dict.fromkeys(bindings[name] for name in inside.reads if name in bindings))
@@ -76,9 +84,7 @@ def _effects_of_do(operator: Operator) -> Effects:
 
 
 def _effects_of_branches(operator: Operator, *keys: str) -> Effects:
-    branches = [
-        effects_of_all(operator.args[key].operators) if key in operator.args else None for key in keys
-    ]
+    branches = [_effects_of_net(operator.args[key]) if key in operator.args else None for key in keys]
     reads = dict.fromkeys(operator.inputs)
     writes: dict[str, None] = {}
     for branch in branches:
@@ -94,7 +100,11 @@ def _effects_of_branches(operator: Operator, *keys: str) -> Effects:
 
 
 def _effects_of_loop(operator: Operator) -> Effects:
-    inside = [operator.args[key].operators for key in ("cond_net", "loop_net") if key in operator.args]
-    effects = effects_of_all(step for steps in inside for step in steps)
+    effects = effects_of_all(
+        step
+        for key in ("cond_net", "loop_net")
+        if isinstance(net := operator.args.get(key), Net)
+        for step in net.operators
+    )
     reads = dict.fromkeys((*operator.inputs, *effects.reads))
     return Effects(tuple(reads), effects.writes, frozenset(effects.writes))
