@@ -126,7 +126,8 @@ class Arena:
         self._peak = 0
         self._taken = 0
         self._given = 0
-        _arenas.add(self)
+        with _arenas_lock:
+            _arenas.add(self)
 
     @property
     def device(self) -> str:
@@ -370,11 +371,13 @@ class Arena:
 
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
+_arenas_lock = threading.RLock()  # re-entrant: a finalizer may make an arena
 _forking: list[Arena] = []
 
 
 def _hold_locks() -> None:
     """Let no thread be in the middle of an arena's book-keeping while the process is copied."""
+    _arenas_lock.acquire()
     _forking.extend(_arenas)
     for arena in _forking:
         arena._lock.acquire()
@@ -384,13 +387,16 @@ def _release_locks() -> None:
     for arena in reversed(_forking):
         arena._lock.release()
     _forking.clear()
+    _arenas_lock.release()
 
 
 def _renew_locks() -> None:
     """Give a forked child locks of its own: other threads, which are not there, may wait for the old ones."""
+    global _arenas_lock
     for arena in _forking:
         arena._lock = threading.RLock()
     _forking.clear()
+    _arenas_lock = threading.RLock()
 
 
 os.register_at_fork(before=_hold_locks, after_in_parent=_release_locks, after_in_child=_renew_locks)

@@ -331,8 +331,9 @@ class Contents(Namespace, MutableMapping[str, Any]):
     def holdings(self) -> Iterator[Holding]:
         """Yield the blobs that have memory."""
         for name, blob in list(self._blobs.items()):
-            if blob._place is not None:
-                yield Holding(name, blob._place.nbytes, blob.is_viewed)
+            place = blob._place  # its workspace may be another thread's, which takes the value away meanwhile
+            if place is not None:
+                yield Holding(name, place.nbytes, blob.is_viewed)
 
     def abandon(self) -> None:
         """Forget all blobs, because the arena closes."""
