@@ -219,6 +219,15 @@ class TestWhile:
         steps = [*do[:-1], op("GivenTensorInt64Fill", "", "k", values=[0]), operator]
         self.check(arena, rounds, steps, {"x": (3,), "rows": (5, 3)}, {"x": draw(3)}, ["x", "rows"])
 
+    def test_a_counter_that_is_computed_with(self, arena, rounds):
+        body = [
+            op("Cast", "i", "f", to="float64"), op("Cast", "two", "g", to="float64"), op("Add", "f g", "h"),
+            op("Mul", "x h", "t"), op("Tanh", "t", "y"), op("Mul", "y w", "z"), op("Copy", "z", "x"),
+        ]  # fmt: skip
+        steps = [op("Add", "one one", "two"), loop(body, rounds)]
+        ws, gradients = self.check(arena, rounds, steps, {"x": (3,), "w": (3,)}, {"x": draw(3)}, ["x", "w"])
+        assert ws[gradients["i"]] == ws[gradients["two"]] == 0
+
     def test_do_in_a_loop(self, arena, rounds):
         body = [
             Do(Net("inside", [op("Mul", "x w", "t"), op("Tanh", "t", "y")]), outputs=["y"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from numscope.errors import OperatorError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import CompiledOperator, register_operator
-from numscope.operators.tensors import TensorOperator, array_module, data_type
+from numscope.operators.tensors import FLOATING, TensorOperator, array_module, data_type
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -22,6 +22,8 @@ def _copy_gradient(context: GradientContext) -> list[Operator]:
 
 
 def _cast_gradient(context: GradientContext) -> list[Operator]:
+    if data_type(context.operator.args["to"]) not in FLOATING:
+        return []
     read = [context.output_gradient(0), context.input_shape(0)]
     return [Operator("CastGradient", read, [context.input_gradient(0)], is_gradient_op=True)]
 
@@ -63,11 +65,15 @@ class CastOp(TensorOperator):
 
 @register_operator("CastGradient", inputs=2, outputs=1)
 class CastGradientOp(TensorOperator):
-    """[dY, X] -> dX: dY converted to the dtype of X."""
+    """[dY, X] -> dX: dY converted to the dtype of X, and 0 if that is not floating point."""
 
     def run(self, ws: Workspace) -> None:
         dy, x = self.tensor(ws, 0), self.tensor(ws, 1)
-        array_module(ws.device).copyto(self.output(ws, 0, x.shape, x.dtype), dy, casting="unsafe")
+        dx = self.output(ws, 0, x.shape, x.dtype)
+        if x.dtype in FLOATING:
+            array_module(ws.device).copyto(dx, dy, casting="unsafe")
+        else:
+            dx.fill(0)
 
 
 @register_operator("Free", inputs=(1, None), outputs=(1, None), in_place=True, stops_gradient=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numscope import kernels
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, TensorOperator, array_module
+from numscope.operators.tensors import FLOATING, Array, TensorOperator, array_module
 
 if TYPE_CHECKING:
     from numscope.kernels import Prepared
@@ -149,6 +149,11 @@ class AccumulateOp(TensorOperator):
                     f"{self.inputs[count + i]!r} has shape {term.shape}, "
                     f"{self.outputs[i]!r} has {total.shape}"
                 )
+        # The gradient of integers is 0: there is nothing to add.
+        pairs = [(total, term) for total, term in zip(sums, terms, strict=True) if total.dtype in FLOATING]
+        if not pairs:
+            return
+        sums, terms = [total for total, _ in pairs], [term for _, term in pairs]
         dtypes = {(total.dtype, term.dtype) for total, term in zip(sums, terms, strict=True)}
         if type(sums[0]) is not np.ndarray or len(dtypes) > 1:
             kernels.accumulate(sums, terms)

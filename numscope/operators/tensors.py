@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numscope.workspace import Workspace
 
 __all__ = [
+    "FLOATING",
     "Array",
     "Shape",
     "TensorOperator",
