@@ -25,7 +25,7 @@ DIFFERENCES = {
     },
 }
 # Caffe2 dies with SIGSEGV in the last step: its nets point at blobs that the next push dropped. Names are
-# resolved when operators run, so the step succeeds; test_what_crashes_caffe2 checks its values.
+# resolved when operators run, so the step succeeds; the last test here checks its values.
 CRASHES = {"grad_while_second_run_crashes"}
 
 
@@ -117,3 +117,15 @@ def test_definitions_survive_the_way_to_plain_data_and_back(trace):
                     cls.from_dict(cls.from_dict(record).to_dict()).to_dict()
                     == cls.from_dict(record).to_dict()
                 )
+
+
+@pytest.mark.parametrize("trace", [t for t in TRACES if t["crashed"]], ids=trace_id)
+def test_what_crashes_caffe2_gives_what_a_new_workspace_gives(ws, trace):
+    replay(ws, trace, {})
+    fresh = Workspace(arena=ws.arena)
+    feeds = {step["blob"]: step["value"] for step in trace["steps"] if step["do"] == "feed"}  # the last ones
+    for name, value in feeds.items():
+        fresh[name] = as_array(value)
+    fresh.run(Net.from_dict(trace["steps"][-1]["net"]))
+    for name in ("x", "w_grad", "x0_grad", "x_grad"):
+        np.testing.assert_array_equal(ws[name], fresh[name])
