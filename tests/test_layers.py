@@ -61,7 +61,7 @@ def test_a_module_imports_only_what_stands_below_it(parts, path):
 def test_guests_and_compilers_are_imported_in_their_rooms_only(parts, path):
     for name in imports(path):
         if name.split(".")[0] in GUESTS:
-            assert "interop" in parts or "benchmark" in parts, f"{path.name} imports {name}"
+            assert {"interop", "benchmark", "cuda_benchmark"} & set(parts), f"{path.name} imports {name}"
         if name.split(".")[0] in ("numba", "llvmlite"):
             assert parts[0] == "kernels", f"{path.name} imports {name}"
         if name.startswith(("numba.cuda", "cuda.")):
