@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -93,9 +92,11 @@ def cuda_available() -> bool:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata  # not at import: it takes 18 ms, a third of `import numscope`
+
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 
