@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numscope import benchmark, datasets, kernels
+from numscope import benchmark, cuda_benchmark, datasets, kernels
 from numscope.errors import NumscopeError
 from numscope.optimizers import OPTIMIZERS
 from numscope.sequences import SequenceTraining
@@ -110,12 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(command=_info, name="info")
     bench = commands.add_parser(
         "bench",
-        help="time the kernels against NumPy and PyTorch",
+        help="time the kernels against NumPy, CuPy and PyTorch",
         description=benchmark.__doc__,
         epilog=EPILOG,
     )
     benchmark.add_arguments(bench)
-    bench.set_defaults(command=benchmark.execute, name="bench")
+    bench.add_argument(
+        "--device",
+        type=_device,
+        default="cpu",
+        help="cpu; or cuda: check a card and time all of it, with no option but --json (default: %(default)s)",
+    )
+    bench.set_defaults(command=_bench, name="bench")
     return parser
 
 
@@ -324,6 +330,12 @@ def _positive(text: str) -> float:
 
 def _widths(text: str) -> tuple[int, ...]:
     return tuple(_count(part.strip()) for part in text.split(","))
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.device.startswith("cuda"):
+        return cuda_benchmark.execute(options.device, options.json)
+    return benchmark.execute(options)
 
 
 def _device(text: str) -> str:

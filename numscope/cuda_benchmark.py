@@ -327,7 +327,7 @@ def _train_torch(torch: Any, device: str) -> str:
 
 
 def execute(device: str = "cuda", json_file: str | None = None) -> int:
-    """Check and time a card, print the table, and write JSON where a file is named.
+    """Check and time a card, print the table, and write JSON to a file; to standard output for ``"-"``.
 
     Returns
     -------
@@ -350,15 +350,18 @@ def execute(device: str = "cuda", json_file: str | None = None) -> int:
         torch = None
     if torch is not None and not torch.cuda.is_available():
         torch = None
-    console = Console()
+    console = Console(stderr=json_file == "-")
     with cupy.cuda.Device(int(name.partition(":")[2])):
         checks: dict[str, Any] = {"host's bits": check(cupy), **_sanitize(), "numscope run": _train(name)}
         checks["PyTorch model"] = "PyTorch has no CUDA device" if torch is None else _train_torch(torch, name)
         console.print(checks)
         rows = [*_large(cupy, torch, name), *_splits(cupy, name), *_sets(cupy, torch)]
     console.print(table(rows))
-    if json_file is not None:
-        Path(json_file).write_text(json.dumps(as_json(rows, checks), indent=1) + "\n")
+    text = json.dumps(as_json(rows, checks), indent=1) + "\n"
+    if json_file == "-":
+        sys.stdout.write(text)
+    elif json_file is not None:
+        Path(json_file).write_text(text)
     failed = len(checks["host's bits"]) > 1 or any(str(text).startswith("FAILED") for text in checks.values())
     return int(failed)
 

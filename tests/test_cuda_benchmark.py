@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import numscope as ns
-from numscope import cuda_benchmark
+from numscope import cli, cuda_benchmark
 from numscope.cuda_benchmark import Row, as_json, table
 
 ROWS = [
@@ -47,6 +47,12 @@ def test_json_has_versions_checks_and_figures():
 def test_without_a_card_it_says_what_is_missing(arguments):
     with pytest.raises(ns.DeviceUnavailableError, match="cannot be used"):
         cuda_benchmark.main(arguments)
+
+
+@pytest.mark.skipif(ns.cuda_available(), reason="there is a CUDA device")
+def test_the_command_line_says_so_too(capsys):
+    assert cli.main(["bench", "--device", "cuda"]) == 1
+    assert 'numscope bench: error: device "cuda" cannot be used' in capsys.readouterr().err
 
 
 def test_the_host_is_no_card():
