@@ -29,7 +29,7 @@ from numscope.benchmark.timing import interleave
 __all__ = ["add_arguments", "execute", "main", "run"]
 
 _PEERS_NORM = 5e-2
-"""Relative error allowed to the peers' norms: they sum in float32, and are 1.3 % off for GPT-2's gradients."""
+"""Relative error allowed to the peers' norms: they sum in float32, and are 1.3 % off for GPT-2."""
 
 
 def describe_machine() -> dict[str, Any]:
