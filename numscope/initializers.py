@@ -12,7 +12,6 @@ as its float64 twin. They may change with a release of NumPy (NEP 19), and in th
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -48,6 +47,8 @@ _CUT_STD = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(ma
 
 def generator_of(seed: int, name: str) -> np.random.Generator:
     """Return the generator of a variable: a function of the seed and the variable's full name."""
+    import hashlib  # not at import: it loads OpenSSL, 3 to 8 ms
+
     key = hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 

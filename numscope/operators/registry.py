@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -245,6 +244,8 @@ def find_operator(type: str) -> type[CompiledOperator]:  # noqa: A002 - as in Op
 
 def _nearest(name: str, names: Iterable[str], words: str) -> str:
     lower = {known.lower(): known for known in names}
+    import difflib  # not at import: 1.3 ms, for a text that few will see
+
     close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
     shown = [lower[match] for match in close] or sorted(lower.values())[:3]
     return f"; {words} {', '.join(map(repr, shown))}" if shown else "; it takes none"
