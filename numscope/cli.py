@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         type=_device,
         default="cpu",
-        help="cpu; or cuda: check a card and time all of it, with no option but --json (default: %(default)s)",
+        help="cpu; cuda: check a card and time all of it; of the options only --json counts (default: cpu)",
     )
     bench.set_defaults(command=_bench, name="bench")
     return parser
