@@ -66,17 +66,15 @@ class Device(ABC):
         raise BindingError(f'only memory of device "cpu" can be pinned, not of {self.name!r}')
 
     @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return an array outside of any arena, for results that are soon used up."""
+
+    @abstractmethod
     def source(self, value: object, what: str) -> Any:
         """Return what can be copied to this device: an array of a known dtype, without a copy if possible.
 
         `what` names the value in errors.
         """
-
-    def simple_pieces(
-        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
-    ) -> kernels.Pieces | None:
-        """Return where many arrays lie if they can be read all at once, None if only one by one."""
-        return None
 
     def simple_pieces(
         self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
