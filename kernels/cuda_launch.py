@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
-from cuda.core import LaunchConfig, ObjectCode, Stream, launch
+from cuda.core import (
+    LEGACY_DEFAULT_STREAM,
+    PER_THREAD_DEFAULT_STREAM,
+    LaunchConfig,
+    ObjectCode,
+    Stream,
+    launch,
+)
 from numpy.typing import NDArray
 
 from .cuda_compile import cubin, entry_name
@@ -71,18 +78,20 @@ def _current(device: int) -> Iterator[None]:
 @cache
 def _kernel(form: Form, device: int) -> _Kernel:
     """Load a kernel, which is compiled where it was not yet; the device is the current one."""
-    card = cupy.cuda.Device(device)
-    capability = card.attributes["ComputeCapabilityMajor"], card.attributes["ComputeCapabilityMinor"]
+    card = _runtime.getDeviceProperties(device)
     name = entry_name(form)
-    code = ObjectCode.from_cubin(cubin(form, capability), name=name).get_kernel(name)
+    machine_code = cubin(form, (card["major"], card["minor"]))
+    code = ObjectCode.from_cubin(machine_code, name=name).get_kernel(name)
     resident = code.occupancy.max_active_blocks_per_multiprocessor(THREADS, 0)
-    return _Kernel(code, card.attributes["MultiProcessorCount"] * resident * _WAVES)
+    return _Kernel(code, card["multiProcessorCount"] * resident * _WAVES)
 
 
 @cache
 def _stream(pointer: int) -> Any:
-    """Return a stream as cuda.core wants it; CuPy's null stream is CUDA's legacy one, whose handle is 1."""
-    return Stream.from_handle(pointer or 1)
+    """Return a stream as cuda.core wants it; 0 to 2 are CUDA's names for streams that are always there."""
+    if pointer <= 2:
+        return PER_THREAD_DEFAULT_STREAM if pointer == 2 else LEGACY_DEFAULT_STREAM
+    return Stream.from_handle(pointer)
 
 
 class _Uploads:

@@ -220,7 +220,7 @@ def _splits(cupy: Any, device: str) -> list[Row]:
 def _sets(cupy: Any, torch: Any) -> list[Row]:
     """Time sets of tensors against PyTorch's functions for lists and a loop over CuPy arrays."""
     rows = []
-    cached = cupy.cuda.Device().attributes["L2CacheSize"]
+    cached = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["l2CacheSize"]
     for set_name, shapes in SETS.items():
         nbytes = 4 * sum(int(np.prod(shape)) for shape in shapes())
         copies = [  # so many that no cache holds them

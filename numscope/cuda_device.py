@@ -264,6 +264,10 @@ class CudaDevice(Device):
         with self._cupy.cuda.Device(self.number):
             return int(self._cupy.cuda.runtime.memGetInfo()[0]) // 2
 
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        with self._cupy.cuda.Device(self.number):
+            return self._cupy.empty(shape, dtype)
+
     def source(self, value: object, what: str) -> Any:
         if not is_on_device(value):
             return host_array(value, what)

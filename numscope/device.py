@@ -104,6 +104,9 @@ class Host(Device):
     def pinned(self) -> Device:
         return PinnedHost()
 
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return np.empty(shape, dtype)
+
     def source(self, value: object, what: str) -> Any:
         return host_array(value, what)
 
@@ -157,6 +160,9 @@ class Null(Device):
 
     def reserve(self, nbytes: int) -> Memory:
         return NullMemory()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        raise DeviceUnavailableError('device "null" has no memory; use device="cpu"')
 
     def source(self, value: object, what: str) -> Any:
         return host_array(value, what)

@@ -260,7 +260,8 @@ class Slab:
         sums = {name: self.workspace[name] for name in targets}
         completed = [name for name in sums if name in self._rests]
         if completed:
-            whole = {name: np.empty(self.layout[name][0], np.float32) for name in completed}
+            device = self.workspace._region.device
+            whole = {name: device.empty(self.layout[name][0], np.dtype(np.float32)) for name in completed}
             source = self.workspace.pieces(completed)[sums[completed[0]].dtype]
             rests = self._rounded(source.dtype, completed)
             kernels.prepare("copy", kernels.Pieces.of(list(whole.values())), source, **rests)()
