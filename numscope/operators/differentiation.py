@@ -376,10 +376,6 @@ class GradientContext:
         """Return a name for a blob of the backward net that is nobody's gradient."""
         return self._differentiation.free_name(wanted, wanted)
 
-    def _is_shared(self, gradient: str, blob: str) -> bool:
-        """Tell whether a name holds the gradient of another blob."""
-        return bool(self._holders.get(gradient, set()) - {blob})
-
     @property
     def taken_names(self) -> Container[str]:
         """The names that nets inside the gradient operator must leave alone."""

@@ -152,7 +152,8 @@ def data_type(value: int | str) -> np.dtype[Any]:
         return np.dtype(ml_dtypes.bfloat16)
     try:
         if name is not None:
-            return np.dtype(name)
+            found: np.dtype[Any] = np.dtype(name)
+            return found
     except TypeError:
         pass  # reported below, together with the unknown numbers
     raise OperatorError(
