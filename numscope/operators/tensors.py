@@ -6,11 +6,11 @@ import functools
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from numscope.errors import BlobTypeError, OperatorError
 from numscope.operators.registry import CompiledOperator
+from numscope.types import is_known_type, known_dtype
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,7 +34,7 @@ __all__ = [
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 Shape = tuple[int, ...]
 
-FLOATING_TYPES = tuple(np.dtype(t) for t in ("float16", "float32", "float64", ml_dtypes.bfloat16))
+FLOATING_TYPES = tuple(known_dtype(t) for t in ("float16", "float32", "float64", "bfloat16"))
 FLOATING = frozenset(FLOATING_TYPES)
 
 # TensorProto.DataType of Caffe2; the others (STRING, ZERO_COLLISION_HASH, ...) are no dtypes.
@@ -148,14 +148,8 @@ def data_type(value: int | str) -> np.dtype[Any]:
         It is none that a tensor can have.
     """
     name = DATA_TYPES.get(value) if isinstance(value, int) else value.lower()
-    if name == "bfloat16":
-        return np.dtype(ml_dtypes.bfloat16)
-    try:
-        if name is not None:
-            found: np.dtype[Any] = np.dtype(name)
-            return found
-    except TypeError:
-        pass  # reported below, together with the unknown numbers
+    if name is not None and is_known_type(name):
+        return known_dtype(name)
     raise OperatorError(
         f"no tensor type {value!r}; expected a dtype's name or one of Caffe2's numbers {DATA_TYPES}"
     )
