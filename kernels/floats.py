@@ -2,11 +2,10 @@
 # llvmlite ships no types.
 """Vectors of floats in LLVM: loads, stores, arithmetic and conversions between stored words and values.
 
-Every function takes an llvmlite builder and appends instructions to it. A vector has a register
-block's worth of lanes (64 float32 or 32 float64, 256 bytes); LLVM cuts it into as many machine
-registers as the processor wants, which also unrolls the loops around it. Memory accesses assume no
-alignment but for the stores past the caches: on an aligned address an unaligned instruction costs
-nothing. A mask of None stands for all lanes.
+Every function takes an llvmlite builder and appends instructions to it. A vector is longer than any
+register: LLVM cuts it into as many as the processor wants, which also unrolls the loops around it.
+Memory accesses assume no alignment but for the stores past the caches: on an aligned address an
+unaligned instruction costs nothing. A mask of None stands for all lanes.
 """
 
 from __future__ import annotations

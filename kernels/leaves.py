@@ -15,6 +15,7 @@ from numba import njit
 
 from . import cache as disk
 from .intrinsics import (
+    LANES,
     LEAF,
     VariantType,
     copy_256,
@@ -37,7 +38,6 @@ from .intrinsics import (
     store_int64,
     streams,
     tune,
-    width,
     writes,
     zero_256,
 )
@@ -51,7 +51,6 @@ def blend(variant, destination, source, count, alpha, extra, seed, partials, res
     float of the arithmetic's type) and the number of nonfinite elements to `results`.
     """
     tune(variant)
-    lanes = width(variant)
     to, of, more = destination_size(variant), source_size(variant), extra_size(variant)
     factor = spread(variant, alpha)
     found = nothing_found(variant)
@@ -63,11 +62,11 @@ def blend(variant, destination, source, count, alpha, extra, seed, partials, res
         elif streams(variant) and not keeps_blocks(variant) and i == 0:
             head = -destination % 64 // to  # the elements before the first whole cache line
             stop = head if 0 < head < count else count
-        while i + lanes <= stop:
+        while i + LANES <= stop:
             found = step(
                 variant, destination + to * i, source + of * i, extra + more * i, seed, factor, None, found
             )
-            i += lanes
+            i += LANES
         if i < stop:
             mask = first_lanes(variant, stop - i)
             found = step(
@@ -84,7 +83,7 @@ def blend(variant, destination, source, count, alpha, extra, seed, partials, res
         if magnitude >= infinity(variant):
             measured = destination if writes(variant) else source
             nonfinite = load_int64(results)
-            for i in range(0, count, lanes):
+            for i in range(0, count, LANES):
                 mask = first_lanes(variant, count - i)
                 nonfinite += count_nonfinite(variant, measured + to * i, extra + more * i, mask)
             store_int64(results, nonfinite)
