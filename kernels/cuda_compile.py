@@ -30,7 +30,16 @@ OLDEST = (7, 5)
 
 INSTALL = "pip install 'numscope[cuda13]' (for a CUDA 12 driver: 'numscope[cuda12]')"
 
-_SOURCES = ("cuda", "cuda_compile", "cuda_forms", "cuda_intrinsics", "cuda_layout", "floats", "variants")
+_SOURCES = (
+    "cuda",
+    "cuda_compile",
+    "cuda_forms",
+    "cuda_intrinsics",
+    "cuda_layout",
+    "cuda_steps",
+    "floats",
+    "variants",
+)
 _PACKAGES = (
     "numba",
     "numba-cuda",

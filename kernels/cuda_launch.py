@@ -37,6 +37,8 @@ __all__ = ["Prepared", "ordinal", "scatter_add"]
 _WAVES = 4
 """CUDA blocks for each place on the card: more than one, for places differ in their way to memory."""
 
+_MAX_STREAMS = 16
+
 _runtime = cupy.cuda.runtime
 
 
@@ -169,6 +171,8 @@ class Prepared:
     def _launch(self, stream: Any, alpha: float, seed: int) -> _Uploads:
         uploads = self._uploads.get(stream.ptr)
         if uploads is None:
+            if len(self._uploads) >= _MAX_STREAMS:  # a program may make streams without end
+                self._uploads.clear()
             uploads = self._uploads[stream.ptr] = self._upload(stream)
         given = uploads.arguments
         launch(

@@ -69,6 +69,7 @@ def test_machine_code(form, capability, tmp_path):
     assert figures["STACK"] == figures["LOCAL"] == 0
     opcodes = _opcodes(file)
     assert not [name for name in opcodes if name.startswith(("LDL", "STL"))]  # spills
+    assert ".FTZ" not in _run(NVDISASM, file)  # subnormal numbers count
     variant = form.variant
     reads = form.kernel != "zero" and "float32" in (variant.source, variant.add and variant.destination)
     wide_loads = [place for place, name in enumerate(opcodes) if name == "LDG.E.128"]
