@@ -216,7 +216,8 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float) -> None:
     """Check what `kernels.scatter_add` got, and run it."""
     target, added = as_array(dst), as_array(rows)
     # Indices on a device are waited for: a wrong one must not write into somebody else's memory.
-    numbers = as_array(indices).get() if is_on_device(indices) else np.asarray(indices)
+    given: Any = as_array(indices) if is_on_device(indices) else indices
+    numbers = given.get() if is_on_device(given) else np.asarray(given)
     variant = scatter_variant(target.dtype, added.dtype)
     _check_writable([target], "destination")
     if numbers.dtype.kind not in "iu" and numbers.size:

@@ -363,6 +363,20 @@ def test_torch_tensors_of_every_float_type():
     assert storage.to(torch.float32).tolist() == [1, 1, 1, 1]
 
 
+def test_float16_without_the_processors_help(monkeypatch):
+    from numscope.kernels import floats
+
+    monkeypatch.setattr(floats, "NATIVE_HALF", False)
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    wide = np.empty(1 << 16, np.float32)
+    prepare("copy", Pieces.of([wide]), Pieces.of([halves]))()
+    assert same(wide, reference.cast(halves, np.float32))
+    singles = np.concatenate([values(np.random.default_rng(9), 50_000, "f4"), np.nextafter(wide, 0), wide])
+    narrow = np.empty(len(singles), np.float16)
+    prepare("copy", Pieces.of([narrow]), Pieces.of([singles]))()
+    assert same(narrow, reference.cast(singles, np.float16))
+
+
 def test_import_is_free_of_numba():
     code = "import sys, numscope.kernels as k; k.get_num_threads(); print('numba' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
