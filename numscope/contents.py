@@ -204,7 +204,7 @@ class Contents(Namespace, MutableMapping[str, Any]):
             )
         array = self.empty(name, shape, kind, local=local)
         if array is not None:
-            array.fill(fill[()])
+            self._region.device.fill(array, fill)
         return array
 
     def allocate(self, tensors: Mapping[str, tuple[int | Sequence[int], DTypeLike]]) -> dict[str, Any]:

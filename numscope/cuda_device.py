@@ -30,6 +30,7 @@ __all__ = ["CudaDevice", "CudaState", "cuda_available", "describe", "find", "pin
 
 INSTALL = "pip install 'numscope[cuda13]' (for drivers of CUDA 12: 'numscope[cuda12]')"
 OLDEST_CAPABILITY = (7, 5)
+OLDEST_CORE = 1  # the first whose modules have their lasting names
 PACKAGES = ("numba-cuda", "cuda-core")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
 
@@ -63,6 +64,9 @@ def describe() -> CudaState:
     versions.update((package, _version(package)) for package in PACKAGES)
     absent = [package for package, found in versions.items() if found is None]
     missing = [f"{', '.join(absent)} not installed: {INSTALL}"] if absent else []
+    core = versions["cuda-core"]
+    if core is not None and int(core.partition(".")[0]) < OLDEST_CORE:
+        missing.append(f"cuda-core {core} is too old, expected {OLDEST_CORE}.0: pip install -U cuda-core")
     runtime = driver = None
     cards: list[str] = []
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
@@ -162,6 +166,11 @@ def pinned_block(nbytes: int) -> Any:
             available=0,
             capacity=nbytes,
         ) from None
+
+
+def _words(array: Any) -> Any:
+    """Return an array of the same bits, of a type that CuPy has kernels for."""
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
 
 
 class _Token:
@@ -280,6 +289,10 @@ class CudaDevice(Device):
         known_dtype(array.dtype)
         return array
 
+    def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:
+        with self._cupy.cuda.Device(self.number):
+            _words(array).fill(_words(value)[()])
+
     def copy(self, target: Any, source: Any) -> None:
         cupy = self._cupy
         with cupy.cuda.Device(self.number):
@@ -291,6 +304,7 @@ class CudaDevice(Device):
             if source.device.id != self.number:
                 target.data.copy_from_device_async(source.data, target.nbytes)  # bytes, from `transfer`
                 return
+            target, source = _words(target), _words(source)
             if cupy.may_share_memory(target, source):
                 source = source.copy()
             target[...] = source

@@ -115,6 +115,9 @@ class Host(Device):
     ) -> kernels.Pieces | None:
         return simple_pieces(arrays, like, writable=writable)
 
+    def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:
+        array.fill(value[()])
+
     def copy(self, target: Any, source: Any) -> None:
         np.copyto(target, source)
 
@@ -166,6 +169,9 @@ class Null(Device):
 
     def source(self, value: object, what: str) -> Any:
         return host_array(value, what)
+
+    def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:
+        return  # as for `copy`
 
     def copy(self, target: Any, source: Any) -> None:
         return  # the target is None: there is no memory to copy into

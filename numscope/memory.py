@@ -83,6 +83,10 @@ class Device(ABC):
         return None
 
     @abstractmethod
+    def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:
+        """Fill an array with a value of its dtype, shape ()."""
+
+    @abstractmethod
     def copy(self, target: Any, source: Any) -> None:
         """Copy an array into another of the same shape and dtype; overlap is right."""
 

@@ -49,12 +49,12 @@ class FakeRuntime(types.ModuleType):
 def pretend(monkeypatch):
     """Return a function that puts an answering runtime in the place of CuPy's, with all packages there."""
 
-    def put(runtime, packages=True):
+    def put(runtime, packages="1.0"):
         cupy, cuda = types.ModuleType("cupy"), types.ModuleType("cupy.cuda")
         cupy.cuda, cuda.runtime = cuda, runtime
         for name, module in (("cupy", cupy), ("cupy.cuda", cuda), ("cupy.cuda.runtime", runtime)):
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(cuda_device, "_version", lambda package: "1.0" if packages else None)
+        monkeypatch.setattr(cuda_device, "_version", lambda package: packages)
         monkeypatch.setattr(cuda_device, "_found", {})
         monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
 
@@ -69,9 +69,11 @@ def refusal(device="cuda"):
 
 
 def test_missing_packages_name_the_line_that_installs_them(pretend):
-    pretend(FakeRuntime(), packages=False)
+    pretend(FakeRuntime(), packages=None)
     assert not ns.cuda_available()
     assert "cupy, numba-cuda, cuda-core not installed: pip install 'numscope[cuda13]'" in refusal()
+    pretend(FakeRuntime(), packages="0.7.0")
+    assert "cuda-core 0.7.0 is too old, expected 1.0: pip install -U cuda-core" in refusal()
 
 
 @pytest.mark.parametrize(
