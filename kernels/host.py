@@ -180,7 +180,8 @@ def scatter_add(
 @cache
 def warmup() -> None:
     """Compile the launches and the variants that a gradient accumulator uses."""
-    dispatch.compiled(dispatch.launch)
+    for launch in (dispatch.launch, dispatch.launch_arrays, dispatch.measure_arrays):
+        dispatch.compiled(launch)
     if _workers(1 << 40) > 1:
         dispatch.compiled(dispatch.launch_parallel)
     plain = Variant("float32", "float32")
