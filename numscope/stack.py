@@ -273,9 +273,9 @@ class WorkspaceStack:
             self._parent = weakref.ref(parent)
         elif self._parent() is not parent:
             known = self._parent()
+            expected = "one that no longer exists" if known is None else repr(known.name)
             raise StackError(
-                f"Parent workspace mismatch: got {parent.name!r}, "
-                f"expected {known.name if known is not None else 'one that no longer exists'!r}; "
+                f"Parent workspace mismatch: got {parent.name!r}, expected {expected}; "
                 "use one stack for each parent"
             )
 
