@@ -2,9 +2,13 @@
 
 Every function takes one array or a sequence of arrays (then as many on the other side) and makes one
 kernel call for the whole sequence, or one for each pair of dtypes in it. Whatever has
-``__array_interface__`` or ``__dlpack__`` will do; a destination must be writable. Arrays that are not
-contiguous are right, at the cost of a copy. A source may be exactly its destination; where it
-overlaps otherwise, it is copied first. Nothing is compiled, and Numba is not imported, before the first call.
+``__array_interface__``, ``__cuda_array_interface__`` or ``__dlpack__`` will do; a destination must be
+writable. Arrays that are not contiguous are right, at the cost of a copy. A source may be exactly its
+destination; where it overlaps otherwise, it is copied first. Nothing is compiled, and neither Numba nor
+CuPy is imported, before the first call.
+
+Arrays on a CUDA device are handled there, on CuPy's current stream; a call returns before its kernel ends,
+unless it returns statistics. `nontemporal` is a matter of the host's caches and has no effect there.
 
 `Pieces` and `prepare` are the same kernels for callers that keep the layout of their memory: all
 checks are made once, and a call costs about a microsecond.

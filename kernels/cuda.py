@@ -21,88 +21,48 @@ from .cuda_forms import GROUPS, LANES, THREADS, Form
 from .cuda_layout import COLUMNS, DESTINATION, EXTRA, FIRST, LENGTH, SOURCE, TREE
 
 if config.ENABLE_CUDASIM:
-    from .cuda_simulator import (
-        begin_tile,
-        count_nonfinite,
-        destination_size,
-        device_function,
-        extra_size,
-        keep_sums,
-        lanes,
-        largest_magnitude,
-        load_float64,
-        load_int32,
-        load_int64,
-        nothing_found,
-        plane_size,
-        source_size,
-        spread,
-        step,
-        store_float64,
-        store_int64,
-        take_number,
-        team,
-        tile,
-    )
+    from . import cuda_simulator as primitives
 else:
-    from .cuda_intrinsics import (
-        begin_tile,
-        count_nonfinite,
-        destination_size,
-        device_function,
-        extra_size,
-        keep_sums,
-        lanes,
-        largest_magnitude,
-        load_float64,
-        load_int32,
-        load_int64,
-        nothing_found,
-        plane_size,
-        source_size,
-        spread,
-        step,
-        store_float64,
-        store_int64,
-        take_number,
-        team,
-        tile,
-    )
+    from . import cuda_intrinsics as primitives  # type: ignore[no-redef]
 
 __all__ = ["SIGNATURE", "body"]
 
 _SUMS = TREE  # 8 KiB of shared memory: first the sums of a block's teams, of which a thread has 8 at most
 
 
-@device_function
+@primitives.device_function
 def _do_run(form, destination, source, extra, seed, factor, begin, stop, found):
     """Do this thread's share of the elements from `begin` to `stop` of one run."""
-    width = lanes(form)
-    stride = team(form) * width
-    begin += (cuda.threadIdx.x % team(form)) * width
-    to, of, more = destination_size(form), source_size(form), extra_size(form)
+    width = primitives.lanes(form)
+    stride = primitives.team(form) * width
+    begin += (cuda.threadIdx.x % primitives.team(form)) * width
+    to, of, more = (
+        primitives.destination_size(form),
+        primitives.source_size(form),
+        primitives.extra_size(form),
+    )
     unaligned = destination & (width * to - 1) | source & (width * of - 1)
-    if plane_size(form) > 0:
-        unaligned |= extra & (width * plane_size(form) - 1)
+    if primitives.plane_size(form) > 0:
+        unaligned |= extra & (width * primitives.plane_size(form) - 1)
     destination += to * begin
     source += of * begin
     extra += more * begin
     left = stop - begin
     if unaligned == 0:
         while left >= (GROUPS - 1) * stride + width:
-            found = step(form, destination, source, extra, seed, factor, stride, None, found)
+            found = primitives.step(form, destination, source, extra, seed, factor, stride, None, found)
             destination += to * GROUPS * stride
             source += of * GROUPS * stride
             extra += more * GROUPS * stride
             left -= GROUPS * stride
         while left >= width:
-            found = step(form, destination, source, extra, seed, factor, None, None, found)
+            found = primitives.step(form, destination, source, extra, seed, factor, None, None, found)
             destination += to * stride
             source += of * stride
             extra += more * stride
             left -= stride
     while left > 0:
-        found = step(form, destination, source, extra, seed, factor, None, left, found)
+        found = primitives.step(form, destination, source, extra, seed, factor, None, left, found)
         destination += to * stride
         source += of * stride
         extra += more * stride
@@ -110,23 +70,23 @@ def _do_run(form, destination, source, extra, seed, factor, begin, stop, found):
     return found
 
 
-@device_function
+@primitives.device_function
 def _do_tile(form, number, rows, table, destination, source, length, extra, seed, factor, found):
     """Do this thread's share of one tile; return what was found out so far."""
     begin = number
     if rows != 0:
-        row = table + 8 * COLUMNS * load_int32(rows + 4 * number)
-        destination = load_int64(row + 8 * DESTINATION)
-        source = load_int64(row + 8 * SOURCE)
-        length = load_int64(row + 8 * LENGTH)
-        extra = load_int64(row + 8 * EXTRA)
-        begin = number - load_int64(row + 8 * FIRST)
-    begin *= tile(form)
-    stop = min(begin + tile(form), length)
+        row = table + 8 * COLUMNS * primitives.load_int32(rows + 4 * number)
+        destination = primitives.load_int64(row + 8 * DESTINATION)
+        source = primitives.load_int64(row + 8 * SOURCE)
+        length = primitives.load_int64(row + 8 * LENGTH)
+        extra = primitives.load_int64(row + 8 * EXTRA)
+        begin = number - primitives.load_int64(row + 8 * FIRST)
+    begin *= primitives.tile(form)
+    stop = min(begin + primitives.tile(form), length)
     return _do_run(form, destination, source, extra, seed, factor, begin, stop, found)
 
 
-@device_function
+@primitives.device_function
 def _reduce_block(magnitudes, counts):
     """Leave the largest magnitude and the sum of the counts of all threads in element 0."""
     thread = cuda.threadIdx.x
@@ -140,7 +100,7 @@ def _reduce_block(magnitudes, counts):
     cuda.syncthreads()
 
 
-@device_function
+@primitives.device_function
 def _add_up(sums, partials, tiles):
     """Add the tiles' sums: `TREE` sums side by side, then by halves; the total is left in element 0.
 
@@ -152,14 +112,14 @@ def _add_up(sums, partials, tiles):
     address = partials + 8 * thread
     end = partials + 8 * tiles
     while address - 8 * thread < end:
-        a += load_float64(address)
-        b += load_float64(address + 8 * THREADS)
-        c += load_float64(address + 16 * THREADS)
-        d += load_float64(address + 24 * THREADS)
-        e += load_float64(address + 32 * THREADS)
-        f += load_float64(address + 40 * THREADS)
-        g += load_float64(address + 48 * THREADS)
-        h += load_float64(address + 56 * THREADS)
+        a += primitives.load_float64(address)
+        b += primitives.load_float64(address + 8 * THREADS)
+        c += primitives.load_float64(address + 16 * THREADS)
+        d += primitives.load_float64(address + 24 * THREADS)
+        e += primitives.load_float64(address + 32 * THREADS)
+        f += primitives.load_float64(address + 40 * THREADS)
+        g += primitives.load_float64(address + 48 * THREADS)
+        h += primitives.load_float64(address + 56 * THREADS)
         address += 8 * TREE
     sums[thread] = (a + e) + (c + g)
     sums[thread + THREADS] = (b + f) + (d + h)
@@ -172,7 +132,7 @@ def _add_up(sums, partials, tiles):
     cuda.syncthreads()
 
 
-@device_function
+@primitives.device_function
 def _finish(sums, magnitudes, counts, partials, tiles, slots, results):
     """Combine what all CUDA blocks have found out; run by the last of them."""
     thread = cuda.threadIdx.x
@@ -182,17 +142,17 @@ def _finish(sums, magnitudes, counts, partials, tiles, slots, results):
     count = 0
     slot = thread
     while slot < cuda.gridDim.x:
-        magnitude = max(magnitude, load_int64(slots + 16 * slot + 8))
-        count += load_int64(slots + 16 * slot + 16)
+        magnitude = max(magnitude, primitives.load_int64(slots + 16 * slot + 8))
+        count += primitives.load_int64(slots + 16 * slot + 16)
         slot += THREADS
     magnitudes[thread] = magnitude
     counts[thread] = count
     _reduce_block(magnitudes, counts)
     if thread == 0:
-        store_float64(results, sums[0])
-        store_int64(results + 8, magnitudes[0])
-        store_int64(results + 16, counts[0])
-        store_int64(slots, 0)  # ready for the next launch
+        primitives.store_float64(results, sums[0])
+        primitives.store_int64(results + 8, magnitudes[0])
+        primitives.store_int64(results + 16, counts[0])
+        primitives.store_int64(slots, 0)  # ready for the next launch
 
 
 # --- kernels -------------------------------------------------------------------------------------
@@ -202,8 +162,8 @@ def _writing(form):
     """Return the kernel of a form that gathers no statistics: a CUDA block takes a tile after the other."""
 
     def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
-        factor = spread(form, alpha)
-        found = nothing_found(form)
+        factor = primitives.spread(form, alpha)
+        found = primitives.nothing_found(form)
         number = types.int64(cuda.blockIdx.x)
         while number < tiles:
             found = _do_tile(
@@ -223,39 +183,39 @@ def _measuring(form):
         magnitudes = cuda.shared.array(THREADS, types.int64)
         counts = cuda.shared.array(THREADS, types.int64)
         last = cuda.shared.array(1, types.int64)
-        teams = THREADS // team(form)
-        factor = spread(form, alpha)
-        found = nothing_found(form)
+        teams = THREADS // primitives.team(form)
+        factor = primitives.spread(form, alpha)
+        found = primitives.nothing_found(form)
         first = types.int64(cuda.blockIdx.x) * teams
         while first < tiles:
-            number = first + thread // team(form)
-            found = begin_tile(form, found)
+            number = first + thread // primitives.team(form)
+            found = primitives.begin_tile(form, found)
             if number < tiles:
                 found = _do_tile(
                     form, number, rows, table, destination, source, length, extra, seed, factor, found
                 )
-            keep_sums(form, found, sums, thread * lanes(form))
+            primitives.keep_sums(form, found, sums, thread * primitives.lanes(form))
             cuda.syncthreads()
-            if thread % team(form) == 0 and number < tiles:
-                base = thread * lanes(form)
+            if thread % primitives.team(form) == 0 and number < tiles:
+                base = thread * primitives.lanes(form)
                 half = LANES // 2
                 while half > 0:
                     for lane in range(half):
                         sums[base + lane] += sums[base + half + lane]
                     half //= 2
-                store_float64(partials + 8 * number, sums[base])
+                primitives.store_float64(partials + 8 * number, sums[base])
             cuda.syncthreads()
             first += types.int64(cuda.gridDim.x) * teams
-        magnitudes[thread] = largest_magnitude(found)
-        counts[thread] = count_nonfinite(found)
+        magnitudes[thread] = primitives.largest_magnitude(found)
+        counts[thread] = primitives.count_nonfinite(found)
         cuda.threadfence()
         _reduce_block(magnitudes, counts)
         if thread == 0:
             slot = slots + 16 * cuda.blockIdx.x
-            store_int64(slot + 8, magnitudes[0])
-            store_int64(slot + 16, counts[0])
+            primitives.store_int64(slot + 8, magnitudes[0])
+            primitives.store_int64(slot + 16, counts[0])
             cuda.threadfence()
-            last[0] = take_number(slots)
+            last[0] = primitives.take_number(slots)
         cuda.syncthreads()
         if last[0] == cuda.gridDim.x - 1:
             _finish(sums, magnitudes, counts, partials, tiles, slots, results)
@@ -271,17 +231,17 @@ def _scattering(form):
     """
 
     def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
-        factor = spread(form, alpha)
-        found = nothing_found(form)
-        to, of = destination_size(form) * length, source_size(form) * length
+        factor = primitives.spread(form, alpha)
+        found = primitives.nothing_found(form)
+        to, of = primitives.destination_size(form) * length, primitives.source_size(form) * length
         place = types.int64(cuda.blockIdx.x)
         while place < tiles:
-            index = load_int64(table + 8 * place)
+            index = primitives.load_int64(table + 8 * place)
             following = place
-            if place > 0 and load_int64(table + 8 * place - 8) == index:
+            if place > 0 and primitives.load_int64(table + 8 * place - 8) == index:
                 following = tiles
-            while following < tiles and load_int64(table + 8 * following) == index:
-                row = load_int64(rows + 8 * following)
+            while following < tiles and primitives.load_int64(table + 8 * following) == index:
+                row = primitives.load_int64(rows + 8 * following)
                 target, added = destination + to * index, source + of * row
                 found = _do_run(form, target, added, extra, seed, factor, types.int64(0), length, found)
                 following += 1
