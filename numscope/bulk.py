@@ -20,6 +20,7 @@ from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError, Devi
 from numscope.namespace import Namespace, ancestors, check_name
 
 if TYPE_CHECKING:
+    from numscope.contents import Contents
     from numscope.workspace import Workspace
 
 __all__ = ["COPY", "Merging", "Names", "Plan", "merge", "merging", "pieces", "select", "zero"]
@@ -82,7 +83,7 @@ class Plan:
         return True
 
 
-def select(workspace: Workspace, names: Names, *, tensors_only: bool = True) -> dict[str, Blob]:
+def select(workspace: Contents, names: Names, *, tensors_only: bool = True) -> dict[str, Blob]:
     """Return the chosen local blobs, in the order of their making if no other was given."""
     local = workspace._blobs
     if names is None or callable(names):

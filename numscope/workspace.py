@@ -7,36 +7,26 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from numscope import bulk, kernels, storage
+from numscope import bulk, kernels
 from numscope.arena import Arena
-from numscope.blob import Blob
-from numscope.contents import Contents
 from numscope.defaults import default_arena
 from numscope.device import resolve_device
-from numscope.errors import (
-    BindingError,
-    BlobTypeError,
-    OperatorError,
-    StackError,
-)
+from numscope.errors import BindingError, BlobTypeError, OperatorError, StackError
+from numscope.files import Files
 from numscope.region import Region
 from numscope.scopes import current_device
-from numscope.segments import Place
 from numscope.transfer import transfer
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = ["Workspace", "current_workspace", "set_builder"]
 
 MAX_REMEMBERED_SCOPES = 256  # names; a program may number its scopes without end
 
 
-class Workspace(Contents):
+class Workspace(Files):
     """Named blobs, whose tensors lie side by side in an arena.
 
     Parameters
@@ -282,69 +272,6 @@ class Workspace(Contents):
             moved = Workspace(arena=default_arena(device), name=self._name)
             transfer(self, moved)
         return moved
-
-    # Files
-
-    def save(self, path: str | os.PathLike[str], names: bulk.Names = None) -> None:
-        """Write local blobs to a safetensors file, which is whole or absent afterwards.
-
-        Parameters
-        ----------
-        path : path
-            An existing file is replaced.
-        names : iterable of str or predicate, optional
-            Which local blobs; default all. Tensors keep their dtype; text goes into the metadata.
-
-        Raises
-        ------
-        BlobTypeError
-            A blob holds another value or nothing, its dtype has no place in the format (complex128), or
-            its name is reserved (``__metadata__``); nothing was written.
-        OSError
-            The file cannot be written.
-        """
-        with self._guard:
-            blobs = bulk.select(self, names, tensors_only=False)
-            storage.save(path, {name: blob.to_host() for name, blob in blobs.items()})
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Read a safetensors file into blobs, those of the same names overwritten: all of it or nothing.
-
-        Raises
-        ------
-        ArenaExhausted
-            Too little room; the workspace is as before.
-        BindingError
-            The file is damaged, truncated or no safetensors file.
-        BlobTypeError
-            It has a dtype that is not known.
-        OSError
-            The file cannot be read.
-        """
-        values = storage.load(path)
-        with self._guard:
-            self._feed_all(values)
-
-    def _feed_all(self, values: Mapping[str, Any]) -> None:
-        steps: list[tuple[str, Blob, Place | None]] = []
-        try:
-            for name, value in values.items():
-                blob = self.get_blob(name) or self._unborn(name)
-                fits = isinstance(value, str) or blob.fits(value.shape, value.dtype)
-                place = None if fits else blob._region.place([value.nbytes], name)[0]
-                steps.append((name, blob, place))
-        except BaseException:  # an interrupt as well: these places belong to no blob yet
-            for _, blob, place in steps:
-                if place is not None:
-                    blob._region.drop(place, None)
-            raise
-        for name, blob, place in steps:
-            value = values[name]
-            if place is not None:
-                blob.occupy(place, value.shape, value.dtype)
-            blob.set(value)
-            if not self.has_blob(name):
-                self._bear(name, blob)
 
     # Scopes
 
