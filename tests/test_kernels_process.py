@@ -46,7 +46,6 @@ def test_a_new_process_compiles_nothing(tmp_path: Path):
 
 
 def test_a_read_only_install_uses_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("numba")
     from numscope.kernels import cache
 
     cache._root.cache_clear()
