@@ -9,10 +9,12 @@ PTX 9.5, which a driver for CUDA 13.0 refuses, while a cubin runs with any drive
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
 import tempfile
 import threading
+import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,23 +86,26 @@ def _prepare_numba() -> Any:
     """Import numba-cuda, on NumPy 2.5 as well, and return its module.
 
     numba-cuda up to 0.30 registers an implementation of ``numpy.row_stack``, which NumPy 2.5 has no
-    more. The name is lent for the moment of that import.
+    more: the name is lent for the moment of that import. It also makes a timedelta without a unit, of
+    which NumPy 2.5 warns.
     """
-    try:
-        from numba import cuda
-    except ImportError as error:
-        raise RuntimeError(f"CUDA kernels need Numba: {error}; {INSTALL}") from error
-    if getattr(cuda, "implementation", "") != "NVIDIA":
-        raise RuntimeError(f"CUDA kernels need the package numba-cuda, which is not installed; {INSTALL}")
-    lent = "row_stack"
-    if hasattr(np, lent):
-        from numba.cuda.np import arrayobj
-    else:
-        setattr(np, lent, np.vstack)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The 'generic' unit", DeprecationWarning)
         try:
-            from numba.cuda.np import arrayobj  # noqa: F401
-        finally:
-            delattr(np, lent)
+            from numba import cuda
+        except ImportError as error:
+            raise RuntimeError(f"CUDA kernels need Numba: {error}; {INSTALL}") from error
+        if getattr(cuda, "implementation", "") != "NVIDIA":
+            raise RuntimeError(f"CUDA kernels need the package numba-cuda, which is not installed; {INSTALL}")
+        lent = "row_stack"
+        if hasattr(np, lent):
+            importlib.import_module("numba.cuda.np.arrayobj")
+        else:
+            setattr(np, lent, np.vstack)
+            try:
+                importlib.import_module("numba.cuda.np.arrayobj")
+            finally:
+                delattr(np, lent)
     return cuda
 
 
