@@ -122,8 +122,11 @@ class _Uploads:
             self.addresses.append(self.memory.ptr + offset)
             offset += size
         # The kernel writes here through the bus: nothing is left to copy when the stream is done.
-        self.pinned = cupy.cuda.alloc_pinned_memory(8 * results) if results else None
-        self.results = np.frombuffer(self.pinned, np.int64, results) if results else None
+        self.pinned: Any = None
+        self.results: Any = None
+        if results:
+            self.pinned = cupy.cuda.alloc_pinned_memory(8 * results)
+            self.results = np.frombuffer(self.pinned, np.int64, results)
         self.arguments: tuple[int, ...] = ()
 
 
@@ -184,7 +187,9 @@ class Prepared:
         layout = self._layout
         run = layout.runs[0]
         one = (int(run[0]), int(run[1]), int(run[LENGTH]), int(run[EXTRA]))
-        tables = [] if len(layout.runs) == 1 else [layout.row_of_tile, np.ascontiguousarray(layout.runs)]
+        tables: list[NDArray[Any]] = []
+        if len(layout.runs) > 1:
+            tables = [layout.row_of_tile, np.ascontiguousarray(layout.runs)]
         partials = -(-layout.tiles // TREE) * TREE * 8 if self._compute is not None else 0
         slots = -(-(1 + 2 * self._config.grid[0]) // 2) * 16 if self._compute is not None else 0
         uploads = _Uploads(stream, tables, partials + slots, 3 if self._compute is not None else 0)

@@ -57,7 +57,8 @@ def device_function(function):
 def _memory(address, dtype, count):
     """Return an array over memory."""
     dtype = np.dtype(dtype)
-    return np.frombuffer((ctypes.c_ubyte * int(count * dtype.itemsize)).from_address(int(address)), dtype)
+    memory = (ctypes.c_ubyte * int(count * dtype.itemsize)).from_address(int(address))
+    return np.frombuffer(memoryview(memory), dtype)
 
 
 def _dtype(kind):
@@ -208,9 +209,9 @@ def _random_bits(position, seed, count):
     key ^= key >> 31
     low, high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
     word = (np.uint32(position & 0xFFFFFFFF) + np.arange(count, dtype=np.uint32)) ^ low
-    word = (word ^ word >> 16) * np.uint32(0x7FEB352D)
-    word = (word ^ word >> 15 ^ high) * np.uint32(0x846CA68B)
-    return word ^ word >> 16
+    for shift, more, factor in ((16, 0, 0x7FEB352D), (15, high, 0x846CA68B)):
+        word = ((word ^ word >> np.uint32(shift)) ^ np.uint32(more)) * np.uint32(factor)
+    return word ^ word >> np.uint32(16)
 
 
 def _measure(values, found):

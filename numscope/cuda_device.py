@@ -281,7 +281,7 @@ class CudaDevice(Device):
         if not is_on_device(value):
             return host_array(value, what)
         with self._cupy.cuda.Device(self.number):
-            array = as_array(value)
+            array: Any = as_array(value)
         if array.device.id != self.number:
             raise BindingError(
                 f"{what} is on cuda:{array.device.id}, expected it on {self.name}; copy it there first"

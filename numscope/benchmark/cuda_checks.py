@@ -60,7 +60,7 @@ def _cases(cupy: Any, sizes: tuple[int, ...]) -> Iterator[tuple[str, Any, Any, A
 def _values(rng: np.random.Generator, size: int, dtype: np.dtype[Any]) -> Any:
     """Draw numbers of many magnitudes, with NaN, infinities, -0, subnormal and largest among them."""
     numbers = rng.standard_normal(size) * 10.0 ** rng.integers(-6, 5, size)
-    info = ml_dtypes.finfo(dtype)
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     special = (np.nan, np.inf, -np.inf, -0.0, float(info.smallest_subnormal), float(info.max))
     if size and rng.integers(2):
         numbers[rng.integers(size)] = special[rng.integers(len(special))]
