@@ -30,6 +30,7 @@ def launch(plan: Plan, alpha: float = 1.0, seed: int = 0, blocks: int = 2, one: 
     layout = Layout.of(plan)
     measures = plan.variant.measure
     table, rows = np.ascontiguousarray(layout.runs), layout.row_of_tile
+    blocks = max(1, min(blocks, -(-layout.tiles * layout.form.team // THREADS)))
     partials = np.zeros(-(-layout.tiles // TREE) * TREE if measures else 1)
     slots = np.zeros(1 + 2 * blocks, np.int64)
     found = np.zeros(3, np.int64)
@@ -116,12 +117,21 @@ def test_scale_overwrite_and_zeroed_source(dtype):
         assert source.tobytes() == bytes(source.nbytes)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_stats_are_the_bits_of_the_host(dtype):
-    rng = np.random.default_rng(4)
-    for size, offset, special in ((1, 0, False), (2047, 1, False), (4200, 0, False), (33, 0, True)):
-        array = placed(values(rng, size, dtype, special), offset)
-        assert repr(launch(make_plan("stats", of(array)))) == repr(kernels.stats(array))
+@pytest.mark.parametrize(
+    ("dtype", "size", "offset", "special"),
+    [
+        ("f4", 1, 0, False),
+        ("f4", 2047, 1, False),
+        ("f4", 33, 0, True),
+        (BFLOAT16, 2100, 0, True),
+        ("f2", 2100, 0, False),
+        ("f8", 2100, 0, False),
+    ],
+    ids=str,
+)
+def test_stats_are_the_bits_of_the_host(dtype, size, offset, special):
+    array = placed(values(np.random.default_rng(4), size, dtype, special), offset)
+    assert repr(launch(make_plan("stats", of(array)))) == repr(kernels.stats(array))
 
 
 @pytest.mark.parametrize("pair", [("f4", BFLOAT16), ("f4", "f4"), (BFLOAT16, "f4"), ("f8", "f4")], ids=str)
@@ -157,9 +167,8 @@ def test_one_launch_for_a_list_with_empty_pieces():
 
 def test_more_tiles_than_sums_side_by_side():
     tiles = TREE + 3
-    rng = np.random.default_rng(7)
-    array = rng.standard_normal(tiles).astype("f4")
-    many = Pieces([array.ctypes.data + 4 * i for i in range(tiles)], [1] * tiles, "f4")
+    array = values(np.random.default_rng(7), tiles, BFLOAT16, False)
+    many = Pieces(array.ctypes.data + 2 * np.arange(tiles), [1] * tiles, BFLOAT16)
     assert repr(launch(make_plan("stats", many), blocks=4)) == repr(kernels.prepare("stats", many)())
 
 
