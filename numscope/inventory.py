@@ -14,7 +14,7 @@ from numscope.defaults import default_arena
 from numscope.device import resolve_device
 from numscope.errors import DeviceUnavailableError
 
-__all__ = ["take_inventory"]
+__all__ = ["describe_processor", "take_inventory"]
 
 PACKAGES = ("numpy", "numba", "ml_dtypes", "safetensors", "rich", "numba-cuda", "mpi4py", "torch", "jax")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
@@ -30,7 +30,7 @@ def take_inventory() -> dict[str, Any]:
     return {
         "versions": _versions(),
         "system": {"platform": platform.platform(), "huge_pages": _huge_pages()},
-        "processor": _processor(),
+        "processor": describe_processor(),
         "threads": {"processors": _available(), "kernels": kernels.get_num_threads()},
         "default_arena": asdict(default_arena("cpu").stats()),
         "devices": {name: _state(name) for name in ("cpu", "cuda", "null")},
@@ -52,7 +52,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> dict[str, Any]:
+def describe_processor() -> dict[str, Any]:
+    """Return the processor's model, its architecture and those of its features that kernels can use."""
     model, flags = platform.processor() or platform.machine(), list[str]()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

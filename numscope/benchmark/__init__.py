@@ -25,6 +25,7 @@ from numscope.benchmark.report import Row, as_json, plot, tables
 from numscope.benchmark.sets import SETS
 from numscope.benchmark.slabs import HAS_TORCH, Slabs
 from numscope.benchmark.timing import interleave
+from numscope.inventory import describe_processor
 
 __all__ = ["add_arguments", "execute", "main", "run"]
 
@@ -34,15 +35,9 @@ _PEERS_NORM = 5e-2
 
 def describe_machine() -> dict[str, Any]:
     """Return what a reader must know of the machine: processor, caches, versions."""
-    processor = platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux, or a processor without a name: the platform's word stands
     names = ("numscope", "numpy", "numba", "llvmlite", *(("torch",) if HAS_TORCH else ()))
     return {
-        "processor": processor or platform.machine(),
+        "processor": describe_processor()["model"],
         "processors": os.cpu_count(),
         "last_level_cache": kernels.machine.last_level_cache(),
         "system": platform.platform(),
