@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from numscope import kernels
+from numscope.cuda_device import CUPY, CudaState, describe
 from numscope.defaults import default_arena
-from numscope.device import resolve_device
-from numscope.errors import DeviceUnavailableError
 
 __all__ = ["describe_processor", "take_inventory"]
 
 PACKAGES = ("numpy", "numba", "ml_dtypes", "safetensors", "rich", "numba-cuda", "mpi4py", "torch", "jax")
-CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
 # What the compiled kernels gain from, as Linux spells it on x86-64 and aarch64.
 FEATURES = (
     *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16"),
@@ -27,13 +25,20 @@ FEATURES = (
 
 def take_inventory() -> dict[str, Any]:
     """Return what `numscope info` shows, as plain values. No package is imported for it."""
+    state = describe()
     return {
         "versions": _versions(),
         "system": {"platform": platform.platform(), "huge_pages": _huge_pages()},
         "processor": describe_processor(),
         "threads": {"processors": _available(), "kernels": kernels.get_num_threads()},
         "default_arena": asdict(default_arena("cpu").stats()),
-        "devices": {name: _state(name) for name in ("cpu", "cuda", "null")},
+        "devices": _devices(state),
+        "cuda": {
+            "driver": state.driver or "none",
+            "runtime": state.runtime or "none",
+            "cards": "; ".join(state.cards) or "none",
+            "missing": "; ".join(state.missing) or "nothing",
+        },
     }
 
 
@@ -83,8 +88,8 @@ def _huge_pages() -> str:
     return setting.read_text().partition("[")[2].partition("]")[0]
 
 
-def _state(device: str) -> str:
-    try:
-        return f"available as {resolve_device(device).name!r}"
-    except DeviceUnavailableError as error:
-        return f"not available: {error}"
+def _devices(state: CudaState) -> dict[str, str]:
+    devices = {name: f"available as {name!r}" for name in ("cpu", "cuda", "null")}
+    if state.missing:
+        devices["cuda"] = "not available: see cuda missing"
+    return devices
