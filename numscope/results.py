@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from numscope.arena import ArenaStats
 
 __all__ = ["Report", "Step", "Tally", "Times"]
 
@@ -43,6 +46,8 @@ class Tally:
     examples, micro_batches : int
     later_examples : int
         Without those of the first step, like the times.
+    segments : int
+        Taken from the arena up to the end of the first step.
     seconds, kernels, products : float
         Of the steps after the first one.
     """
@@ -50,15 +55,17 @@ class Tally:
     def __init__(self) -> None:
         self.first: Step | None = None
         self.last: Step | None = None
+        self.segments = 0
         self.examples = self.micro_batches = self.later_examples = 0
         self.seconds = self.kernels = self.products = 0.0
 
-    def add(self, step: Step) -> None:
-        """Count a step."""
+    def add(self, step: Step, arena: ArenaStats) -> None:
+        """Count a step, after which the arena is as given."""
         self.examples += step.examples
         self.micro_batches += step.micro_batches
         if self.first is None:
             self.first = step
+            self.segments = arena.segments_taken
         else:
             self.later_examples += step.examples
             self.seconds += step.seconds
@@ -77,6 +84,51 @@ class Tally:
         if self.seconds:
             return self.later_examples / self.seconds
         return None if self.first is None else self.first.examples / self.first.seconds
+
+    def report(
+        self,
+        arena: ArenaStats,
+        *,
+        accuracy: float,
+        examples_in_epoch: int,
+        differences: Mapping[str, float],
+        checked_steps: Sequence[int],
+        planned_peak: int | None,
+        preparation: float,
+        checks: float,
+        times_products: bool,
+    ) -> Report:
+        """Return what the run came to; the arguments are those of `Report` and `Times`.
+
+        Parameters
+        ----------
+        arena : ArenaStats
+            As it is now.
+        times_products : bool
+            Whether the steps say how long matrix products took.
+        """
+        return Report(
+            accuracy=accuracy,
+            loss=None if self.last is None else self.last.loss,
+            steps=self.steps,
+            micro_batches=self.micro_batches,
+            examples=self.examples,
+            epochs=self.examples / examples_in_epoch,
+            differences=dict(differences) if checked_steps else {},
+            checked_steps=tuple(checked_steps),
+            planned_peak=planned_peak,
+            reached_peak=arena.peak,
+            segments_taken=0 if self.first is None else arena.segments_taken - self.segments,
+            examples_per_second=self.examples_per_second,
+            times=Times(
+                preparation=preparation,
+                first_step=0.0 if self.first is None else self.first.seconds,
+                kernels=self.kernels,
+                products=self.products if times_products else None,
+                python=self.seconds - self.kernels - self.products,
+                checks=checks,
+            ),
+        )
 
 
 @dataclass(frozen=True)

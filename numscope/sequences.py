@@ -23,7 +23,7 @@ from numscope.initializers import GlorotUniform, Orthogonal, Zeros, generator_of
 from numscope.operators import Net, Operator, While, gradient
 from numscope.operators.tensors import array_module
 from numscope.optimizers import OPTIMIZERS, Optimizer
-from numscope.results import Report, Step, Tally, Times
+from numscope.results import Report, Step, Tally
 from numscope.stopwatch import Stopwatch
 from numscope.training import Settings, choose_device, relative_difference
 from numscope.workspace import Workspace
@@ -160,43 +160,28 @@ class SequenceTraining:
         self._checked: list[int] = []
         self._tally = Tally()
         self._adding, self._checking = Stopwatch(), Stopwatch()
-        self._segments_after_first = 0
         self._preparation = time.perf_counter() - start
 
     def steps(self) -> Iterator[Step]:
         """Train, and yield after each step. Stopping here leaves the parameters of a whole step."""
         for number, chosen in zip(range(1, self.settings.steps + 1), self._batches(), strict=False):
             step = self._step(number, chosen)
-            self._tally.add(step)
-            if number == 1:
-                self._segments_after_first = self.arena.stats().segments_taken
+            self._tally.add(step, self.arena.stats())
             yield step
 
     def report(self) -> Report:
         """Measure the accuracy on the test examples, and return it with what happened so far."""
-        tally, taken = self._tally, self.arena.stats().segments_taken
         accuracy = self._accuracy()
-        return Report(
+        return self._tally.report(
+            self.arena.stats(),
             accuracy=accuracy,
-            loss=None if tally.last is None else tally.last.loss,
-            steps=tally.steps,
-            micro_batches=tally.micro_batches,
-            examples=tally.examples,
-            epochs=tally.examples / len(self.dataset.train_features),
-            differences=dict(self._differences) if self._checked else {},
-            checked_steps=tuple(self._checked),
+            examples_in_epoch=len(self.dataset.train_features),
+            differences=self._differences,
+            checked_steps=self._checked,
             planned_peak=None,  # how many rounds a loop has is known when it ends
-            reached_peak=self.arena.peak,
-            segments_taken=0 if tally.first is None else taken - self._segments_after_first,
-            examples_per_second=tally.examples_per_second,
-            times=Times(
-                preparation=self._preparation,
-                first_step=0.0 if tally.first is None else tally.first.seconds,
-                kernels=tally.kernels,
-                products=None,  # they are operators like others here
-                python=tally.seconds - tally.kernels,
-                checks=self._checking.seconds,
-            ),
+            preparation=self._preparation,
+            checks=self._checking.seconds,
+            times_products=False,  # they are operators like others here
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

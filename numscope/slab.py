@@ -85,7 +85,7 @@ class Slab:
         self._rounding = rounding
         self._seed = seed
         # The exact rest of each compensated sum, in 16 more bits: with them it is a float32. Kahan's
-        # summation in two bfloat16 takes as much memory, more time, and is not exact.
+        # summation in two bfloat16 takes as much memory and is not exact.
         self._rests = Workspace(arena=self.workspace.arena, name="rests of gradients")
         if rounding == "compensated":
             kinds = {n: (s, "uint16") for n, (s, kind) in layout.items() if kind.name == "bfloat16"}

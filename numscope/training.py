@@ -24,7 +24,7 @@ from numscope.gradients import GradientAccumulator
 from numscope.operators.tensors import array_module
 from numscope.optimizers import OPTIMIZERS, Optimizer
 from numscope.perceptron import Perceptron
-from numscope.results import Report, Step, Tally, Times
+from numscope.results import Report, Step, Tally
 from numscope.stack import Frame, WorkspaceStack
 from numscope.stopwatch import Stopwatch
 from numscope.workspace import Workspace
@@ -191,7 +191,6 @@ class Training:
         self._tally = Tally()
         self._adding = Stopwatch()
         self._checking = Stopwatch()
-        self._segments_after_first = 0
         self._preparation = time.perf_counter() - start
 
     def steps(self) -> Iterator[Step]:
@@ -199,37 +198,23 @@ class Training:
         for number, first in zip(range(1, self.settings.steps + 1), self._beginnings(), strict=False):
             with _quiet():
                 step = self._step(number, first)
-            self._tally.add(step)
-            if number == 1:
-                self._segments_after_first = self.arena.stats().segments_taken
+            self._tally.add(step, self.arena.stats())
             yield step
 
     def report(self) -> Report:
         """Measure the accuracy on the test examples, and return it with what happened so far."""
         with _quiet():
             accuracy = self._accuracy()
-        tally, taken = self._tally, self.arena.stats().segments_taken
-        return Report(
+        return self._tally.report(
+            self.arena.stats(),
             accuracy=accuracy,
-            loss=None if tally.last is None else tally.last.loss,
-            steps=tally.steps,
-            micro_batches=tally.micro_batches,
-            examples=tally.examples,
-            epochs=tally.examples / len(self.dataset.train_features),
-            differences=dict(self._differences) if self._checked else {},
-            checked_steps=tuple(self._checked),
+            examples_in_epoch=len(self.dataset.train_features),
+            differences=self._differences,
+            checked_steps=self._checked,
             planned_peak=self._planned_peak,
-            reached_peak=self.arena.peak,
-            segments_taken=0 if tally.first is None else taken - self._segments_after_first,
-            examples_per_second=tally.examples_per_second,
-            times=Times(
-                preparation=self._preparation,
-                first_step=0.0 if tally.first is None else tally.first.seconds,
-                kernels=tally.kernels,
-                products=tally.products,
-                python=tally.seconds - tally.kernels - tally.products,
-                checks=self._checking.seconds,
-            ),
+            preparation=self._preparation,
+            checks=self._checking.seconds,
+            times_products=True,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -111,7 +111,6 @@ def test_thousands_of_scopes(arena):
 
 
 BRANCHES = {
-    "both_write": ("MULTIPLY", [op("Scale", "x", "x", scale=3.0)], ["x"]),
     "one_uses_w_and_one_v": ([op("Mul", "x w", "y")], [op("Mul", "x v", "y")], ["y"]),
     "no_else": ([op("Mul", "x w", "y")], None, ["y"]),
     "else_writes_another": ([op("Tanh", "x", "y")], [op("Tanh", "w", "z")], ["y", "z"]),
@@ -124,9 +123,6 @@ BRANCHES = {
 @pytest.mark.parametrize("name", BRANCHES)
 def test_if(arena, name, plain, holds):
     then, otherwise, results = BRANCHES[name]
-    then = MULTIPLY if then == "MULTIPLY" else then
-    if plain and name == "both_write":
-        pytest.skip("branches without a workspace of their own cannot save what they overwrite")
     nets = [Net("t", then), None if otherwise is None else Net("e", otherwise)]
     if plain:
         arguments = {"then_net": nets[0]} | ({"else_net": nets[1]} if nets[1] else {})
@@ -143,6 +139,20 @@ def test_if(arena, name, plain, holds):
     check_gradients(arena, net, feeds, seeds, wrt)
     for name in {"x", "w", "v", "y0", "z0"} - set(wrt):
         assert not differences(arena, net, feeds, seeds, name).any()
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_branches_that_overwrite_what_they_read(arena, holds):
+    otherwise = [op("Scale", "x", "x", scale=3.0)]
+    net = Net("n", If("c", Net("t", MULTIPLY), Net("e", otherwise), outputs=["x"]))
+    feeds = {"x": draw(3), "w": draw(3), "c": np.array(holds)}
+    check_gradients(arena, net, feeds, {"x": draw(3)}, ["x", "w"])
+    # Without a workspace of their own they cannot save the old value.
+    plain = op("If", "c x w", "x", then_net=Net("t", MULTIPLY), else_net=Net("e", otherwise))
+    with pytest.raises(
+        OperatorError, match=r"If: .* 'x' as it was before .* put the operators into a Do"
+    ):
+        gradient(Net("n", [plain]), {"x": "d_x"})
 
 
 # While

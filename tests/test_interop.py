@@ -31,6 +31,20 @@ def test_torch_shares_memory_both_ways(ws, dtype):
     assert not array.astype("complex64").any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_tensors_are_read_without_a_copy(ws, dtype):
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(3, 4, dtype=getattr(torch, dtype))
+    assert ws.source(tensor, "x").ctypes.data == tensor.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_jax_arrays_are_read_without_a_copy(ws, dtype):
+    jax = pytest.importorskip("jax")
+    array = jax.numpy.ones((3, 4), dtype)
+    assert ws.source(array, "x").ctypes.data == array.unsafe_buffer_pointer()
+
+
 def test_a_tensor_keeps_its_memory(ws):
     pytest.importorskip("torch")
     tensor = ns.interop.to_torch(ws.full("x", 4, 7.0))
