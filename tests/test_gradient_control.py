@@ -149,9 +149,7 @@ def test_branches_that_overwrite_what_they_read(arena, holds):
     check_gradients(arena, net, feeds, {"x": draw(3)}, ["x", "w"])
     # Without a workspace of their own they cannot save the old value.
     plain = op("If", "c x w", "x", then_net=Net("t", MULTIPLY), else_net=Net("e", otherwise))
-    with pytest.raises(
-        OperatorError, match=r"If: .* 'x' as it was before .* put the operators into a Do"
-    ):
+    with pytest.raises(OperatorError, match=r"If: .* 'x' as it was before .* put the operators into a Do"):
         gradient(Net("n", [plain]), {"x": "d_x"})
 
 
