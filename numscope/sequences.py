@@ -171,9 +171,10 @@ class SequenceTraining:
 
     def report(self) -> Report:
         """Measure the accuracy on the test examples, and return it with what happened so far."""
+        trained = self.arena.stats()  # before the test images take frames of their own
         accuracy = self._accuracy()
         return self._tally.report(
-            self.arena.stats(),
+            trained,
             accuracy=accuracy,
             examples_in_epoch=len(self.dataset.train_features),
             differences=self._differences,
