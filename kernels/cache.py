@@ -4,7 +4,7 @@ Numba's disk cache has three weak spots for a library: it looks at the kernel's 
 so a change in a file that the kernel calls into would go unnoticed; two processes that write to one
 index at the same time may give a kernel the other's code; and a read-only install without a home
 folder is an error. Hence one folder for each state of this package's sources and for each kernel,
-in the first place of `_roots` that can be written.
+in the first place of `_roots` that can be written. And it is slow to begin, see `_Loader`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 
-__all__ = ["directory", "folder"]
+__all__ = ["compiled", "directory", "folder"]
+
+if numba.config.DISABLE_JIT:
+    # Numba's decorators then return what they decorate, which fails later and elsewhere.
+    raise ImportError(
+        "Numba's compiler is switched off, and numscope's kernels are compiled code: unset "
+        "NUMBA_DISABLE_JIT, or set numba.config.DISABLE_JIT to 0 before the first kernel"
+    )
 
 _COMPILED = ("dispatch", "floats", "headers", "intrinsics", "leaves", "variants")
 """The modules that compiled code is made from."""
@@ -85,3 +95,42 @@ def directory(name: str) -> Iterator[bool]:
             yield True
         finally:
             numba.config.CACHE_DIR = before
+
+
+class _Loader(FunctionCache):  # type: ignore[misc]
+    """Numba's disk cache, loading code without what it takes to compile some.
+
+    Numba's own first imports and registers its versions of Python's and NumPy's functions, some fifty
+    modules: 85 of the 310 ms that the first kernel took in a new process. Code that is loaded needs the
+    run-time library alone; where there is none to load, the compiler brings in the rest by itself.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)
+        return self._load_overload(sig, target_context)
+
+
+def compiled(function: Any, signature: Any, name: str, **options: Any) -> Any:
+    """Compile a function, or load it from the disk cache.
+
+    Parameters
+    ----------
+    function : function
+    signature : Numba signature, or tuple of the arguments' types
+    name : str
+        Of the function's own folder in the cache.
+    **options
+        Of `numba.njit`.
+
+    Returns
+    -------
+    Numba dispatcher
+        It takes no other types.
+    """
+    dispatcher = numba.njit(**options)(function)
+    with directory(name) as kept:
+        if kept:
+            dispatcher._cache = _Loader(function)
+        dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher

@@ -85,8 +85,8 @@ _SIGNATURES = {
 
 @cache
 def _compiled(function: Any) -> Any:
-    with disk.directory(function.__name__) as cached:
-        return njit(_SIGNATURES[function], cache=cached)(function)  # the lock held: nobody changes the arrays
+    # Without nogil: the lock held, nobody changes the arrays.
+    return disk.compiled(function, _SIGNATURES[function], function.__name__)
 
 
 @cache

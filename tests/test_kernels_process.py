@@ -162,3 +162,14 @@ with event.install_listener("numba:compile", Listener()):
 print(len(compiled))
 """
     assert run(code).strip() == "0"
+
+
+def test_without_a_compiler_the_first_kernel_says_what_to_do():
+    code = """
+import numpy as np, numscope as ns
+try:
+    ns.kernels.zero(np.ones(3))
+except ImportError as error:
+    print(error)
+"""
+    assert "unset NUMBA_DISABLE_JIT" in run(code, NUMBA_DISABLE_JIT="1")
