@@ -32,7 +32,7 @@ def do_gradient(context: GradientContext) -> list[Operator]:
     binder = boundary.binder
     seeds: dict[str, str] = {}
     for inner, outer in bindings.items():
-        gradient = context.gradient_of(outer) if outer in forward.outputs else None
+        gradient = context.gradient_of(outer)
         if gradient is not None:
             seeds[inner] = binder.bind(gradient, inner + SEED)
     inside = Differentiation(body.operators, seeds, boundary, reserved=bindings, lenient=context.lenient)
@@ -142,7 +142,7 @@ def while_gradient(context: GradientContext) -> list[Operator]:
         if seed is None:
             before.append(_zeros_like(like, variable))
         elif seed != variable:
-            before.append(Operator("Copy", [seed], [variable]))
+            before.append(_copy(seed, variable))
     sums: dict[str, str] = {}
     results: dict[str, str] = {}
     zeros: list[Operator] = []
@@ -244,11 +244,16 @@ def _assign(results: Mapping[str, str]) -> list[Operator]:
     for target, source in results.items():
         if source in results and source != target and source not in sources:
             sources[source] = f"{source}{COPY}"
-            steps.append(Operator("Copy", [source], [sources[source]]))
+            steps.append(_copy(source, sources[source]))
     for target, source in results.items():
         if source != target:
-            steps.append(Operator("Copy", [sources.get(source, source)], [target]))
+            steps.append(_copy(sources.get(source, source), target))
     return steps
+
+
+def _copy(source: str, target: str) -> Operator:
+    # What no round and no branch has made is empty, and so is its gradient.
+    return Operator("Copy", [source], [target], allow_empty=True)
 
 
 def _accumulate(sums: Mapping[str, str]) -> list[Operator]:

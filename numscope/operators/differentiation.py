@@ -192,7 +192,8 @@ class Differentiation:
     def _differentiate(self, position: int, context: GradientContext) -> None:
         operator = context.operator
         schema = find_operator(operator.type).schema
-        flowing = [name for name in operator.outputs if context.gradient_of(name) is not None]
+        # Also what nets inside write without a word in `outputs`, as Caffe2 lets them.
+        flowing = [name for name in context.after if context.gradient_of(name) is not None]
         if flowing and not schema.stops_gradient:
             if schema.gradient is not None:
                 schema.check(operator)

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["ConstantFillOp", "GivenTensorFillOp", "GivenTensorInt64FillOp"]
 
 
-class LikeFillOp(TensorOperator):
-    """A fill that may take its layout from an input, which may be empty."""
-
-    def empty_output(self, ws: Workspace) -> None:
-        """Empty the output, as the input is empty."""
-        blob = ws.get_blob(self.outputs[0])
-        if blob is not None:
-            blob.reset()
-
-
 @register_operator(
     "ConstantFill",
     inputs=(0, 1),
@@ -41,7 +31,7 @@ class LikeFillOp(TensorOperator):
     },
     stops_gradient=True,
 )
-class ConstantFillOp(LikeFillOp):
+class ConstantFillOp(TensorOperator):
     """A tensor of one value.
 
     Its shape is the argument's; or that of the input (with `input_as_shape`, the input's values) followed
@@ -75,7 +65,7 @@ class ConstantFillOp(LikeFillOp):
         shape, dtype = self.shape, self.dtype
         if self.inputs:
             if dtype is None and ws[self.inputs[0]] is None:
-                self.empty_output(ws)
+                self.empty_output(ws, 0)
                 return
             like = self.tensor(ws, 0)
             if self.shape_in_values:
@@ -143,12 +133,12 @@ class GivenTensorInt64FillOp(GivenFillOp):
 
 
 @register_operator("LayoutFill", inputs=1, outputs=1, stops_gradient=True)
-class LayoutFillOp(LikeFillOp):
+class LayoutFillOp(TensorOperator):
     """Zeros of the layout that a vector tells: what a `Do` keeps of a tensor whose values are not needed."""
 
     def run(self, ws: Workspace) -> None:
         if ws[self.inputs[0]] is None:
-            self.empty_output(ws)
+            self.empty_output(ws, 0)
             return
         shape, dtype = read_layout(self.tensor(ws, 0))
         self.output(ws, 0, shape, dtype).fill(0)

@@ -8,6 +8,7 @@ from numscope.errors import OperatorError
 from numscope.operators.boundary import Boundary
 from numscope.operators.definition import Net, Operator
 from numscope.operators.differentiation import Differentiation
+from numscope.operators.effects import effects_of_all
 from numscope.operators.registry import find_operator
 
 __all__ = ["gradient"]
@@ -50,7 +51,9 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
         raise OperatorError(f"expected a Net, got a {type(net).__name__}; Net.from_dict reads plain data")
     for operator in net.operators:
         find_operator(operator.type).schema.check(operator)
-    touched = {name for operator in net.operators for name in (*operator.inputs, *operator.outputs)}
+    effects = effects_of_all(net.operators)
+    touched = {*effects.reads, *effects.writes}
+    touched.update(name for operator in net.operators for name in operator.outputs)
     names = [of] if isinstance(of, str) else list(of)
     for name in names:
         if name not in touched:

@@ -28,8 +28,7 @@ def _cast_gradient(context: GradientContext) -> list[Operator]:
     return [Operator("CastGradient", read, [context.input_gradient(0)], is_gradient_op=True)]
 
 
-@register_operator("Copy", inputs=1, outputs=1, gradient=_copy_gradient)
-class CopyOp(TensorOperator):
+class CopyingOp(TensorOperator):
     """Y = X."""
 
     def run(self, ws: Workspace) -> None:
@@ -37,13 +36,30 @@ class CopyOp(TensorOperator):
         array_module(ws.device).copyto(self.output(ws, 0, x.shape, x.dtype), x)
 
 
+@register_operator(
+    "Copy", inputs=1, outputs=1, arguments={"allow_empty": ("bool", False)}, gradient=_copy_gradient
+)
+class CopyOp(CopyingOp):
+    """Y = X; with `allow_empty`, which generated nets use, an empty Y of an empty X."""
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        self.allows_empty = bool(self.argument("allow_empty"))
+
+    def run(self, ws: Workspace) -> None:
+        if self.allows_empty and ws[self.inputs[0]] is None:
+            self.empty_output(ws, 0)
+            return
+        super().run(ws)
+
+
 @register_operator("CopyOnDeviceLike", inputs=2, outputs=1, gradient=_copy_gradient)
-class CopyOnDeviceLikeOp(CopyOp):
+class CopyOnDeviceLikeOp(CopyingOp):
     """Y = X, on the device of the second input; a workspace has one device, so this is Copy."""
 
 
 @register_operator("StopGradient", inputs=1, outputs=1, in_place=[(0, 0)], stops_gradient=True)
-class StopGradientOp(CopyOp):
+class StopGradientOp(CopyingOp):
     """Y = X, and no gradient flows back."""
 
 

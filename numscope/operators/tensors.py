@@ -123,6 +123,12 @@ class TensorOperator(CompiledOperator):
             blob.value  # noqa: B018 - raises: the device has no memory to compute in
         return array
 
+    def empty_output(self, ws: Workspace, j: int) -> None:
+        """Empty output `j`, as the input that it follows is empty."""
+        blob = ws.get_blob(self.outputs[j])
+        if blob is not None:
+            blob.reset()
+
     def fail(self, text: str) -> OperatorError:
         """Return an error that begins with this operator."""
         return OperatorError(f"{self.definition!r}: {text}")

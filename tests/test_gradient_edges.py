@@ -1,0 +1,116 @@
+"""Gradients at the edges: writes that no operator declares, and blobs that no round and no branch makes."""
+
+import numpy as np
+import pytest
+from reference_operators import check_gradients, differences
+
+from numscope.arena import Arena
+from numscope.operators import Do, If, Net, Operator, While, gradient
+from numscope.workspace import Workspace
+
+rng = np.random.default_rng(13)
+
+
+@pytest.fixture
+def arena():
+    with Arena("16 MiB") as arena:
+        yield arena
+
+
+def draw(*shape):
+    return rng.standard_normal(shape)
+
+
+def op(kind, read="", made="", **args):
+    return Operator(kind, read.split(), made.split(), **args)
+
+
+def counter(rounds):
+    return {"i": np.int64(0), "one": np.int64(1), "n": np.int64(rounds), "go": np.array(rounds > 0)}
+
+
+COUNT = [op("Add", "i one", "i"), op("LT", "i n", "go")]
+
+
+# Caffe2 lets a net inside write blobs that are no outputs of the operator; their gradients flow all the same.
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("outputs", ["", "z"])
+@pytest.mark.parametrize("has_else", [True, False])
+def test_a_branch_that_writes_what_its_if_does_not_declare(arena, has_else, outputs, holds):
+    nets = {"then_net": Net("t", [op("Mul", "x w", "y"), op("Neg", "x", "z")])}
+    if has_else:
+        nets["else_net"] = Net("e", [op("Tanh", "x", "y")])
+    steps = [op("Scale", "y0", "y", scale=2.0), op("Scale", "y0", "z", scale=3.0)]
+    net = Net("n", [*steps, op("If", "c", outputs, **nets), op("Mul", "y z", "o")])
+    feeds = {"x": draw(3), "w": draw(3), "y0": draw(3), "c": np.array(holds)}
+    check_gradients(arena, net, feeds, {"o": draw(3)}, ["x", "w", "y0"])
+
+
+@pytest.mark.parametrize("outputs", ["s", "z s"])
+def test_a_do_that_overwrites_its_input(arena, outputs):
+    body = Net("b", [op("Mul", "x y", "y"), op("Copy", "x", "z")])
+    do = op("Do", "x y z s", outputs, net=body, inner_blobs=["x", "y", "z"], outer_blobs_idx=[0, 1, 2])
+    steps = [op("Scale", "y0", "y", scale=2.0), op("Scale", "y0", "z", scale=3.0), op("CreateScope", "", "s")]
+    net = Net("n", [*steps, do, op("Mul", "y z", "o")])
+    check_gradients(arena, net, {"x": draw(3), "y0": draw(3)}, {"o": draw(3)}, ["x", "y0"])
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+@pytest.mark.parametrize("outputs", ["", "i go s"])
+def test_a_loop_that_writes_what_it_does_not_declare(arena, outputs, rounds):
+    names = ["x", "w", "i", "one", "n", "go"]
+    body = Net("b", [op("Mul", "x w", "t"), op("Tanh", "t", "x"), *COUNT])
+    do = Operator("Do", [*names, "s"], ["s"], net=body, inner_blobs=names, outer_blobs_idx=range(6))
+    net = Net("n", [op("CreateScope", "", "s"), op("While", "go", outputs, loop_net=Net("l", [do]))])
+    feeds = {**counter(rounds), "x": draw(3), "w": draw(3)}
+    _, gradients = check_gradients(arena, net, feeds, {"x": draw(3)}, ["x", "w"])
+    assert gradients == {"x": "x_grad", "w": "w_grad"}
+
+
+# What is never made is empty, as is its gradient; those of all other blobs are zeros.
+
+
+def sometimes():
+    """Nets in which y is made by some rounds or branches only."""
+    body = [op("Mul", "x w", "y"), op("Tanh", "y", "x")]
+    count = [op("ConstantFill", "", "j", value=0), op("LT", "j i", "more")]
+    inner = Net("inner", [*body, op("Add", "j one", "j"), op("LT", "j i", "more")])
+    branch = Net("t", [op("Mul", "x w", "y")])
+    other = Net("u", [op("Mul", "x w", "v"), op("Tanh", "v", "y")])
+    branches = [
+        *[op("LT", "i one", "first"), op("EQ", "i one", "second")],
+        *[If("first", branch, outputs=["y"]), If("second", other, outputs=["y"])],
+        *[op("Sigmoid", "x", "p"), op("Copy", "p", "x")],
+    ]
+    return {
+        "loop": While("go", Net("b", [*body, *COUNT]), outputs=["y"]),
+        "branches in a loop": While("go", Net("b", [*branches, *COUNT]), outputs=["y"]),
+        "a loop in a loop": While(
+            "go", Net("b", [*count, While("more", inner, outputs=["y"]), *COUNT]), outputs=["y"]
+        ),
+        "branch": If("go", branch, outputs=["y"]),
+        "branch without a workspace": [op("If", "go x w", "y", then_net=branch)],
+        "branch in a Do": Do(Net("d", If("go", branch, outputs=["y"])), outputs=["y"]),
+    }
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+@pytest.mark.parametrize("of", [["y"], ["y", "x"]], ids=" ".join)
+@pytest.mark.parametrize("name", sometimes())
+def test_a_blob_that_may_never_be_made(arena, name, of, rounds):
+    net = Net("n", sometimes()[name])
+    feeds = {**counter(rounds), "x": draw(3), "w": draw(3)}
+    backward, gradients = gradient(net, of)
+    ws = Workspace(arena=arena)
+    for _ in range(2):
+        for key, value in feeds.items():
+            ws[key] = value
+        assert ws.run(net)
+        assert ws.run(backward)
+    made = [y for y in of if ws[y] is not None]
+    assert (ws[gradients["y"]] is None) == ("y" not in made)
+    for key in ("x", "w"):
+        expected = differences(arena, net, feeds, dict.fromkeys(made, np.ones(3)), key)
+        np.testing.assert_allclose(ws[gradients[key]], expected, rtol=1e-6, atol=1e-6, err_msg=key)
