@@ -1,16 +1,20 @@
-"""Variable scopes: names, reuse and defaults for the variables made inside, by TensorFlow 1's rules.
+r"""Variable scopes: names, reuse and defaults for the variables made inside, by TensorFlow 1's rules.
 
 A variable scope adds its name to the names of variables, opens a name scope of the same name, and hands
 down `reuse`, `initializer`, `dtype`, `trainable` and `seed`. It can be entered again by the object that
 ``with`` returned. Scopes belong to the thread that entered them; the variables are everybody's.
 
-Names of variables and variable scopes are one or more parts joined by "/", none of them empty, of printable
-characters (`str.isprintable`): letters of any script and blanks, but no control or invisible ones.
+The names of variables and variable scopes are made of TensorFlow's characters: ``A-Z a-z 0-9 _ . - / \\ >``.
+The full name of a variable begins with a letter, a digit or "."; "" is a name as well. Names are joined by
+"/", also where one of them is empty or has "/" at an end: a scope "" inside of "a" is "a/", and a variable
+"w" of that is "a//w".
 """
 
 from __future__ import annotations
 
 import enum
+import itertools
+import re
 import threading
 import weakref
 from contextvars import ContextVar
@@ -22,7 +26,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from numscope.errors import BindingError, BlobTypeError
-from numscope.scopes import Level, Scope, name_scope
+from numscope.scopes import Level, Scope, name_scope, scoped_name
 from numscope.types import known_dtype
 from numscope.workspace import Workspace, current_workspace
 
@@ -72,11 +76,10 @@ class VariableScope:
         parts = []
         here: VariableScope | None = self
         while here is not None:
-            if here.part:
-                parts.append(here.part)
+            parts.append(here.part)
             here = here.outer
         parts.reverse()
-        return "/".join(parts)
+        return "/".join(itertools.dropwhile(lambda part: not part, parts))
 
     def full_name(self, name: str) -> str:
         """Return the full name of a variable of this scope."""
@@ -99,14 +102,25 @@ def get_variable_scope() -> VariableScope:
     return _OUTERMOST if level is None else level.scope.opened
 
 
-def check_name(name: object, what: str) -> None:
-    """Raise unless a name is one for variables and variable scopes; the rule stands above."""
+_NAME = re.compile(r"([A-Za-z0-9.][A-Za-z0-9_.\\/>-]*)?")
+
+
+def check_name(name: str, what: str, *, is_part: bool = False) -> None:
+    """Raise unless a full name is one for variables; the rule stands above.
+
+    A part may begin with any of the characters where a name scope is around.
+    """
+    if not _NAME.fullmatch(name) and not (is_part and scoped_name("") and _NAME.fullmatch(f"x{name}")):
+        raise BindingError(
+            f"{name!r} is no name for a {what}: expected letters A-Z and a-z, digits and _ . - / \\ >, "
+            "the first one a letter, a digit or '.'; put '_' in the place of others"
+        )
+
+
+def check_text(name: object, what: str) -> None:
+    """Raise unless a name is text."""
     if not isinstance(name, str):
         raise BlobTypeError(f"the name of a {what} is a str, got {type(name).__name__} {name!r}")
-    if not (name.isprintable() and all(name.split("/"))):
-        raise BindingError(
-            f"{name!r} is no name for a {what}: expected printable parts joined by '/', none of them empty"
-        )
 
 
 class _Opened:
@@ -118,13 +132,6 @@ class _Opened:
         self.times = 0
         self.suffix = 0  # the last one that made this name unique
         self.below: dict[str, _Opened] = {}
-
-    def at(self, path: str) -> _Opened:
-        """Return the entry of a path below this one."""
-        here = self
-        for part in path.split("/") if path else ():
-            here = here.below.setdefault(part, _Opened())
-        return here
 
 
 class _OpenedScopes:
@@ -140,6 +147,14 @@ class _OpenedScopes:
         self._journal: list[tuple[_Opened, int, int, dict[str, _Opened]]] = []
         self._marks = 0
 
+    def at(self, around: _Opened, name: str) -> _Opened:
+        """Return the entry of a name inside a scope."""
+        if around is self.top and not name:  # outside of all scopes, "" adds nothing
+            return around
+        for part in name.split("/"):
+            around = around.below.setdefault(part, _Opened())
+        return around
+
     def open(self, entry: _Opened) -> None:
         """Count an opening."""
         self._note(entry)
@@ -152,13 +167,13 @@ class _OpenedScopes:
 
     def unique(self, around: _Opened, name: str) -> str:
         """Return the name, with the first suffix that makes it one not opened yet: lstm, lstm_1, ..."""
-        entry = around.at(name)
+        entry = self.at(around, name)
         if entry.times == 0:
             return name
         self._note(entry)
         # All lower suffixes are taken: siblings are forgotten together.
         entry.suffix += 1
-        while around.at(f"{name}_{entry.suffix}").times:
+        while self.at(around, f"{name}_{entry.suffix}").times:
             entry.suffix += 1
         return f"{name}_{entry.suffix}"
 
@@ -195,11 +210,12 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
     Parameters
     ----------
     name_or_scope : str, VariableScope or None
-        A name is added to that of the scope around; "" adds nothing. A `VariableScope` is entered as it
-        is, wherever the thread is. None: `default_name` is used.
+        A name is added to that of the scope around. A `VariableScope` is entered as it is, wherever the
+        thread is. None: `default_name` is used.
     default_name : str, optional
         Used when there is no name, and made unique among the scopes that this thread has opened in the
-        scope around: "lstm", "lstm_1", ... A scope that is opened anew begins to count anew.
+        scope around: "lstm", "lstm_1", ... A scope that is opened anew begins to count anew. One manager
+        that is entered again keeps its name.
     reuse : bool or AUTO_REUSE, optional
         True: variables must exist already; AUTO_REUSE: they are made if they do not. None and False
         inherit: reuse cannot be undone below. A `VariableScope` brings its own.
@@ -256,8 +272,8 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
                     f"reuse={reuse!r} needs name_or_scope: a default name is made unique, nothing has it yet"
                 )
             name_or_scope = default_name
-        if not isinstance(name_or_scope, VariableScope) and (self._default or name_or_scope != ""):
-            check_name(name_or_scope, "variable scope")
+        if not isinstance(name_or_scope, VariableScope):
+            check_text(name_or_scope, "variable scope")
         if not (reuse is None or isinstance(reuse, bool | _Auto)):
             raise BindingError(f"reuse is True, False, None or AUTO_REUSE, got {reuse!r}")
         if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
@@ -277,13 +293,15 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
     def __enter__(self) -> VariableScope:
         around = _scopes.get()
         table = _table_of(current_workspace().root)
+        if isinstance(self._name, str):
+            check_name(self._name, "variable scope", is_part=True)
         super().__enter__()
         self._table = table
         self._mark = None
         if isinstance(self._name, VariableScope):
             self.opened = replace(self._name, **self._given)
             path = self.opened.name
-            self._entry = table.top.at(path)
+            self._entry = table.at(table.top, path)
             table.open(self._entry)
             self._mark = table.mark()
             self._name_scope = name_scope(path.rpartition("/")[2])
@@ -292,13 +310,13 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
             if around is not None and around.scope._table is table:
                 entry = around.scope._entry
             else:
-                entry = table.top.at(outer.name)
-            name = table.unique(entry, self._name) if self._default else self._name
-            self.opened = replace(outer, outer=outer, part=name, **self._given)
-            self._entry = entry.at(name)
-            if name:
-                table.open(self._entry)
-            self._name_scope = name_scope(name)
+                entry = table.at(table.top, outer.name)
+            if self._default:
+                self._name, self._default = table.unique(entry, self._name), False
+            self.opened = replace(outer, outer=outer, part=self._name, **self._given)
+            self._entry = table.at(entry, self._name)
+            table.open(self._entry)
+            self._name_scope = name_scope(self._name)
         self._name_scope.__enter__()
         return self.opened
 
@@ -309,7 +327,7 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
         self._name_scope.__exit__(kind, error, trace)
         if self._mark is not None:
             self._table.take_back(self._mark)
-        elif self.opened.part:
+        elif self._entry is not self._table.top:
             self._table.forget_below(self._entry)
         super().__exit__(kind, error, trace)
 

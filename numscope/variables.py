@@ -24,7 +24,7 @@ from numscope.blob import Blob, Planned, as_shape
 from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError
 from numscope.initializers import GlorotUniform, Initializer, Zeros, generator_of
 from numscope.types import known_dtype
-from numscope.variable_scopes import VariableScope, check_name, get_variable_scope
+from numscope.variable_scopes import VariableScope, check_name, check_text, get_variable_scope
 from numscope.workspace import Workspace, current_workspace
 
 __all__ = ["VariableRecord", "get_variable", "share_variables"]
@@ -83,13 +83,14 @@ def get_variable(
     Parameters
     ----------
     name : str
-        Printable parts joined by "/".
+        TensorFlow's rule for names stands in `numscope.variable_scopes`.
     shape : int or sequence of int, optional
         May be left out for a variable that exists, and must be for a constant initializer. A length of
         None stands for any length of a variable that exists.
     dtype : dtype, optional
         A known tensor type. Default: the scope's, float32 at the outermost. A constant initializer has its
-        own: that of an array, float32 and int32 of Python's numbers; another `dtype` is refused.
+        own: that of an array, float32 and int32 of Python's numbers. Another `dtype` beside it is refused;
+        beside a constant that the scope gives, it is ignored, as in TensorFlow.
     initializer : callable or array_like, optional
         ``initializer(shape, dtype=dtype)`` gives the values (without a shape, ``initializer()``); a class
         is made an instance first. Anything else is a constant: the values themselves. Default: the
@@ -117,15 +118,16 @@ def get_variable(
         As for `Workspace.empty`; the workspace is as before.
     """
     scope = get_variable_scope()
-    check_name(name, "variable")
+    check_text(name, "variable")
     full = scope.full_name(name)
     if trainable is not None and not isinstance(trainable, bool):
         raise BlobTypeError(f"trainable is True, False or None, got {trainable!r}")
-    if initializer is None:
+    is_given = initializer is not None
+    if not is_given:
         initializer = scope.initializer
     if initializer is not None and not callable(initializer):
         initializer = _constant(initializer, full)
-        if dtype is not None and known_dtype(dtype) != initializer.dtype:
+        if is_given and dtype is not None and known_dtype(dtype) != initializer.dtype:
             raise BindingError(
                 f"variable {full!r}: dtype: the constant initializer has {initializer.dtype}, got dtype="
                 f"{known_dtype(dtype).name}; convert the values, or leave dtype out"
@@ -224,9 +226,11 @@ def share_variables(
     with _making:
         shared: dict[str, VariableRecord] = {}
         for name, record in here._variables.items():
-            if record.is_alive and f"{name}/".startswith(f"{old}/" if old else ""):
-                rest = name[len(old) :].lstrip("/")
-                shared["/".join(part for part in (new, rest) if part)] = record
+            if record.is_alive and (name == old or name.startswith(f"{old}/") or not old):
+                if old and not new and name == old:
+                    raise BindingError(f"variable {name!r} cannot be shared as '': give it a name there")
+                rest = name.removeprefix(f"{old}/") if old else name
+                shared[new if name == old else f"{new}/{rest}" if new else rest] = record
         if not shared:
             raise BlobNotFoundError(f"workspace {here.name!r} has no variables at {old!r}; make them first")
         for name, record in shared.items():
@@ -251,8 +255,7 @@ def share_variables(
 def _scope_name(scope: str | VariableScope) -> str:
     if isinstance(scope, VariableScope):
         return scope.name
-    if scope != "":
-        check_name(scope, "variable scope")
+    check_text(scope, "variable scope")
     return scope
 
 
@@ -302,13 +305,23 @@ def _make_blob(
 ) -> None:
     """Make a blob with initial values; when anything fails there is none."""
     if initializer is None:
-        if kind.kind == "c":
+        if kind.kind == "c" and lengths is not None:
             raise BindingError(
                 f"variable {full!r}: initializer: {kind.name} has no default one; give one, such as Zeros"
             )
         initializer = Zeros if kind.kind in "biu" else GlorotUniform
     if isinstance(initializer, type):
         initializer = initializer()
+    if not (
+        isinstance(initializer, np.ndarray)
+        or (lengths is not None and _is_complete(lengths))
+        or _needs_no_arguments(initializer)
+    ):
+        raise BindingError(
+            f"variable {full!r}: shape: a new variable needs all lengths, got {lengths}; give its shape, "
+            "or a constant initializer"
+        )
+    check_name(full, "variable")
     if isinstance(initializer, np.ndarray):
         root.feed(full, initializer)
     elif lengths is not None and _is_complete(lengths):
@@ -321,13 +334,8 @@ def _make_blob(
                 initializer(lengths, dtype=kind), f"what the initializer of {full!r} returned"
             )
             root.feed(full, _fitting(values, full, lengths, kind))
-    elif _needs_no_arguments(initializer):
-        root.feed(full, _constant(initializer(), full))
     else:
-        raise BindingError(
-            f"variable {full!r}: shape: a new variable needs all lengths, got {lengths}; give its shape, "
-            "or a constant initializer"
-        )
+        root.feed(full, _constant(initializer(), full))
 
 
 def _is_complete(lengths: Lengths) -> TypeGuard[tuple[int, ...]]:
