@@ -147,6 +147,36 @@ def test_a_condition_is_one_bool(ws, kind, condition, error, message):
     assert ws["x"] == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (np.zeros(0, bool), OperatorError, r"the nets of this operator have left it with shape \(0,\)"),
+        (np.array([3]), BlobTypeError, "'c' must be bool, got int64; compare with"),
+        (None, BlobTypeError, "must be a tensor, it contains nothing"),
+    ],
+)
+@pytest.mark.parametrize("by_test", [True, False])
+def test_a_condition_that_a_loop_spoils(ws, by_test, source, error, message):
+    ws["c"], ws["x"], ws["source"] = np.array(True), np.ones(1), np.ones(1)
+    if source is not None:
+        ws["source"] = source
+    spoil = op("Free", "c", "c") if source is None else op("Copy", "source", "c")
+    net = {"cond_net": Net("t", [spoil]), "loop_net": Net("l", [op("Neg", "x", "x")])}
+    if not by_test:
+        net = {"loop_net": Net("l", [op("Neg", "x", "x"), spoil])}
+    with pytest.raises(error, match=message):
+        ws.run(op("While", "c x", "x c", **net))
+    assert ws["x"] == (1 if by_test else -1)
+
+
+def test_of_the_conditions_that_a_test_makes_the_first_counts(ws):
+    """As in Caffe2: one element is asked for before the loop only, and a bool each time it is read."""
+    ws["c"], ws["x"], ws["two"] = np.int32(0), np.ones(1), np.array([False, True])
+    loop = {"cond_net": Net("t", [op("Copy", "two", "c")]), "loop_net": Net("l", [op("Neg", "x", "x")])}
+    assert ws.run(op("While", "c x", "x c", **loop))
+    assert ws["x"] == 1
+
+
 def test_both_branches_must_be_buildable(ws):
     ws["c"], ws["x"] = np.array(True), np.ones(1)
     operator = op(
@@ -194,8 +224,15 @@ def test_what_a_loop_needs_is_checked_when_it_is_written():
         While("go", Net("b", [op("Neg", "x", "x")]))
     with pytest.raises(OperatorError, match=r"net 'b': \['z'\] shall be written outside, but are not"):
         Do(Net("b", [op("Neg", "x", "x")]), outputs=["z"])
-    with pytest.raises(OperatorError, match="needs a name"):
-        Do(Net(None, []))
+    for use in (lambda: Do(Net(None, [])), lambda: While("go", Net("b", COUNT), Net(None, []))):
+        with pytest.raises(OperatorError, match="needs a name"):
+            use()
+    for body in (None, op("Neg", "x", "x"), COUNT):
+        for use in (Do, lambda net: If("c", net), lambda net: While("c", net)):
+            with pytest.raises(OperatorError, match="expected a Net, got a"):
+                use(body)
+    with pytest.raises(OperatorError, match="outputs must be a sequence of blob names"):
+        Do(Net("b", [op("Neg", "x", "x")]), outputs=5)
     with pytest.raises(OperatorError, match=r"the nets of If on 'c': \['z'\]"):
         If("c", Net("t", [op("Neg", "x", "x")]), outputs=["z"])
 
@@ -223,6 +260,9 @@ def test_a_loop_can_be_limited(ws):
     count(ws, 11)
     with pytest.raises(OperatorError, match="'go' still holds after max_iterations=10 rounds"):
         ws.run(net)
+    for limit, message in ((-1, "must not be negative, got -1"), (1.5, "must be of kind int, got 1.5")):
+        with pytest.raises(OperatorError, match=message):
+            ws.run(Net("n", [While("go", Net("b", COUNT), max_iterations=limit)]))
     ws.run(op("CreateScope", "", "b/workspace_loop_body"))
     count(ws, 3)
     assert ws.run(net)

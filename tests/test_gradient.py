@@ -201,6 +201,8 @@ def test_a_forward_blob_is_never_overwritten(arena):
             "SoftmaxWithLoss.* cannot be differentiated by its output 'p'",
         ),
         (net_of(step("Tanhh", "x", "y")), ["y"], "unknown operator type 'Tanhh'"),
+        (net_of(step("Tanh", "x", "y")), None, "what is differentiated must be a sequence of blob names"),
+        (net_of(step("Tanh", "x", "y")), {"y": 5}, r"names of gradients must be blob names \(text\), got 5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_differentiated_says_why(net, of, message):

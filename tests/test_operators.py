@@ -11,7 +11,7 @@ import pytest
 
 from numscope.arena import Arena
 from numscope.errors import BlobTypeError, OperatorError
-from numscope.operators import CompiledOperator, Net, Operator, build, gradient, register_operator
+from numscope.operators import CompiledOperator, Do, If, Net, Operator, build, gradient, register_operator
 from numscope.workspace import Workspace
 
 
@@ -65,13 +65,22 @@ def test_numpy_values_become_plain_arguments():
     [
         (lambda: Operator("", [], []), "type must be a non-empty text"),
         (lambda: Operator("Copy", [1], ["y"]), r"inputs must be blob names \(text\), got 1"),
+        (lambda: Operator("Copy", None, ["y"]), r"a sequence of blob names \(text\), got None"),
+        (lambda: Operator("Add", {"x", "y"}, ["z"]), r"inputs must be a sequence of blob names"),
+        (lambda: Operator("Copy", ["x"], ["y"], name=3), "an operator's name must be text, got 3"),
         (lambda: Operator("Copy", ["x"], ["y"], how={"a": 1}), "argument 'how' is a dict"),
         (lambda: Net("n", [Net("m", [])]), "expected operators, got a Net"),
         (lambda: Net("n", ["Copy"]), "expected operators, got a str"),
         (lambda: Net(3, []), "a net's name must be text"),
+        (lambda: Net("n", None), "expected a list of operators, got None"),
+        (lambda: Net("n", Operator("Copy", "x", "y")), "expected a list of operators, got Copy"),
+        (lambda: Net("n", [], external_input=3), "external_input must be a sequence of blob names"),
         (lambda: Operator.from_dict({"input": []}), "a mapping with a 'type'"),
         (lambda: Operator.from_dict({"type": "Copy", "inputs": ["x"]}), r"unknown keys \['inputs'\]"),
+        (lambda: Operator.from_dict({"type": "Copy", "arg": [1]}), r"'arg' must be a mapping, got \[1\]"),
         (lambda: Net.from_dict({"name": "n"}), "a mapping with 'op'"),
+        (lambda: Net.from_dict({"name": "n", "op": None}), "'op' must be a list, got None"),
+        (lambda: Net.from_dict({"op": [], "external_inputs": ["x"]}), r"unknown keys \['external_inputs'\]"),
     ],
 )
 def test_a_wrong_definition_is_an_error(make, message):
@@ -186,6 +195,12 @@ def test_what_cannot_be_built_says_why(ws, net, message):
         ws.run(net)
 
 
+def test_an_external_input_may_be_handed_on_as_an_output(ws):
+    ws["x"] = np.ones(1)
+    net = Net("n", [Operator("Copy", ["x"], ["y"])], external_input=["x"], external_output=["x", "y"])
+    assert ws.run(net)
+
+
 def test_only_definitions_can_be_built(ws):
     with pytest.raises(OperatorError, match="expected an Operator or a Net, got a str"):
         build(ws, "Tanh")
@@ -251,10 +266,26 @@ def test_a_net_that_contains_itself_is_refused(ws):
         ws.run(net)
     with pytest.raises(OperatorError, match="contains itself"):
         net.to_dict()
+    for use in (lambda: gradient(net, ["c"]), lambda: Do(net), lambda: If("c", Net("t", []), net)):
+        with pytest.raises(OperatorError, match="contains itself"):
+            use()
     record = {"name": "n", "op": [{"type": "If", "input": ["c"], "output": [], "arg": {}}]}
     record["op"][0]["arg"]["then_net"] = {"net": record}
     with pytest.raises(OperatorError, match="contains itself"):
         Net.from_dict(record)
+
+
+def test_nets_can_be_nested_but_not_without_end(ws):
+    ws["x"], ws["w"] = np.array([0.5]), np.array([2.0])
+    net = Net("leaf", [Operator("Mul", ["x", "w"], ["x"])])
+    for depth in range(48):
+        net = Net(f"level{depth}", Do(net))
+    backward, gradients = gradient(net, ["x"])
+    assert ws.run(net)
+    assert ws.run(backward)
+    assert ws[gradients["w"]] == 0.5
+    with pytest.raises(OperatorError, match="'b' has more than 50 nets inside one another"):
+        ws.run(Net("b", Do(Net("a", Do(net)))))
 
 
 def test_registering_an_operator_with_a_gradient(ws):

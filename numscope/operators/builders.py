@@ -6,11 +6,11 @@ reads like any other; what it makes and nobody else needs stays in its own works
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from numscope.errors import OperatorError
-from numscope.operators.definition import Net, Operator
+from numscope.operators.definition import Net, Operator, blob_names, check_nesting
 from numscope.operators.effects import effects_of_all, written_names
 
 __all__ = ["Do", "If", "While"]
@@ -44,8 +44,8 @@ def Do(  # noqa: N802 - named after the operator that it makes, as If and While,
     OperatorError
         The net has no name, or does not write one of the outputs.
     """
-    scope = scope or f"{body.name}/workspace_do"
-    return [_create_scope(scope, retain), _do(body, outputs, scope)]
+    scope = scope or f"{_name(body)}/workspace_do"
+    return [_create_scope(scope, retain), _do(body, _outputs("Do", outputs), scope)]
 
 
 def If(  # noqa: N802 - as Do
@@ -81,8 +81,8 @@ def If(  # noqa: N802 - as Do
     OperatorError
         A net has no name, or no net writes one of the outputs.
     """
-    prefix = scope or then.name
-    wanted = set(outputs)
+    prefix = scope or _name(then)
+    wanted = _outputs("If", outputs)
     made: set[str] = set()
     steps: list[Operator] = []
     nets: dict[str, Net] = {}
@@ -90,6 +90,7 @@ def If(  # noqa: N802 - as Do
     for key, net in (("then", then), ("else", otherwise)):
         if net is None:
             continue
+        _name(net)
         written = written_names(net)
         made |= written
         branch = _do(net, wanted & written, f"{prefix}/workspace_if_{key}")
@@ -149,9 +150,9 @@ def While(  # noqa: N802 - as Do
     >>> [step.type for step in While("go", body)]
     ['CreateScope', 'While']
     """
-    prefix = scope or body.name
+    prefix = scope or _name(body)
     round_scope = f"{prefix}/workspace_loop_body"
-    wanted = set(outputs)
+    wanted = _outputs("While", outputs)
     steps = [_create_scope(round_scope, retain)]
     arguments: dict[str, Any] = {}
     if max_iterations is not None:
@@ -181,9 +182,24 @@ def _create_scope(scope: str, retain: bool) -> Operator:
     return Operator("CreateScope", [], [scope], retain=retain)
 
 
-def _do(body: Net, outputs: Iterable[str], scope: str, **arguments: Any) -> Operator:
-    if body.name is None:
+def _name(net: Net) -> str:
+    """Return the name of a net that shall run in a workspace of its own; it needs one."""
+    if not isinstance(net, Net):
+        raise OperatorError(
+            f"expected a Net, got a {type(net).__name__}: {net!r}; make one: Net('name', [...])"
+        )
+    if net.name is None:
         raise OperatorError("a net that runs in a workspace of its own needs a name")
+    check_nesting(net)
+    return net.name
+
+
+def _outputs(kind: str, names: Iterable[str]) -> set[str]:
+    return set(blob_names(kind, "outputs", tuple(names) if isinstance(names, Set) else names))
+
+
+def _do(body: Net, outputs: Iterable[str], scope: str, **arguments: Any) -> Operator:
+    _name(body)
     effects = effects_of_all(body.operators)
     wanted = {*outputs, *body.external_output}
     _check_written(f"net {body.name!r}", wanted, set(effects.writes))

@@ -13,6 +13,7 @@ from numscope.operators.effects import written_names
 from numscope.operators.program import Program, program_of
 from numscope.operators.registry import CompiledOperator, register_operator
 from numscope.operators.scope import DoOp
+from numscope.operators.tensors import Array
 
 if TYPE_CHECKING:
     from numscope.workspace import Workspace
@@ -35,13 +36,45 @@ class ConditionalOp(CompiledOperator):
             program.build(ws)
 
     def check_condition(self, ws: Workspace) -> None:
-        """Check that the condition is one bool.
+        """Check that the condition is a tensor of one element.
 
         Raises
         ------
         OperatorError, BlobTypeError
             It is gone, or anything else.
         """
+        value = self.value(ws)
+        if value.size != 1:
+            raise OperatorError(
+                f"{self.definition!r}: condition {self.condition!r} must have a single value, "
+                f"got shape {value.shape}"
+            )
+
+    def holds(self, ws: Workspace) -> bool:
+        """Return the condition's value; the first one, if a net of this operator has made more of it.
+
+        Raises
+        ------
+        OperatorError, BlobTypeError
+            It is gone, or no tensor of bool, or has no value at all.
+        """
+        value = self.value(ws)
+        if value.dtype != BOOL:
+            raise BlobTypeError(
+                f"{self.definition!r}: condition {self.condition!r} must be bool, got {value.dtype}; "
+                "compare with LT, LE, GT, GE or EQ"
+            )
+        if value.size == 1:
+            return bool(value.item())
+        if not value.size:
+            raise OperatorError(
+                f"{self.definition!r}: condition {self.condition!r} must have a single value, "
+                f"the nets of this operator have left it with shape {value.shape}"
+            )
+        return bool(value.reshape(-1)[0])
+
+    def value(self, ws: Workspace) -> Array:
+        """Return the condition, which must be a tensor."""
         blob = ws.get_blob(self.condition)
         if blob is None:
             raise OperatorError(f"{self.definition!r}: condition {self.condition!r} does not exist any more")
@@ -50,22 +83,7 @@ class ConditionalOp(CompiledOperator):
             raise BlobTypeError(
                 f"{self.definition!r}: condition {self.condition!r} must be a tensor, it contains {kind}"
             )
-        value = blob.value
-        if value.size != 1:
-            raise OperatorError(
-                f"{self.definition!r}: condition {self.condition!r} must have a single value, "
-                f"got shape {value.shape}"
-            )
-        if value.dtype != BOOL:
-            raise BlobTypeError(
-                f"{self.definition!r}: condition {self.condition!r} must be bool, got {value.dtype}; "
-                "compare with LT, LE, GT, GE or EQ"
-            )
-
-    def holds(self, ws: Workspace) -> bool:
-        """Return the condition's first value."""
-        value = ws[self.condition]
-        return bool(value.reshape(-1)[0]) if value.size else False
+        return blob.value
 
 
 @register_operator(
@@ -118,6 +136,11 @@ class WhileOp(ConditionalOp):
         if self.condition_program is not None:
             self.programs = (self.loop_program, self.condition_program)
         self.max_iterations = self.argument("max_iterations")
+        if self.max_iterations is not None and self.max_iterations < 0:
+            raise OperatorError(
+                f"{definition!r}: max_iterations must not be negative, got {self.max_iterations}; "
+                "leave it out for no limit"
+            )
         self._changing = written_names(loop) | (set() if condition is None else written_names(condition))
 
     def build(self, ws: Workspace) -> None:

@@ -6,7 +6,7 @@ in any number of workspaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from numscope.operators.program import Program
     from numscope.workspace import Workspace
 
-__all__ = ["Net", "Operator", "Operators"]
+__all__ = ["Net", "Operator", "Operators", "blob_names", "check_nesting"]
+
+MAX_NESTING = 50  # nets inside one another; Caffe2's records cannot hold more than 33 (protobuf's limit)
 
 
 class Operator:
@@ -63,8 +65,10 @@ class Operator:
         if not isinstance(type, str) or not type:
             raise OperatorError(f"an operator's type must be a non-empty text, got {type!r}")
         self.type = type
-        self.inputs = _names(type, "inputs", inputs)
-        self.outputs = _names(type, "outputs", outputs)
+        self.inputs = blob_names(type, "inputs", inputs)
+        self.outputs = blob_names(type, "outputs", outputs)
+        if not isinstance(name, str):
+            raise OperatorError(f"{type}: an operator's name must be text, got {name!r}")
         self.name = name
         self.is_gradient_op = bool(is_gradient_op)
         self.args: Mapping[str, Any] = MappingProxyType(
@@ -134,8 +138,8 @@ class Net:
             raise OperatorError(f"a net's name must be text, got {name!r}")
         self.name = name
         self.operators: list[Operator] = list(_flatten(name, operators))
-        self.external_input = _names(f"net {name!r}", "external_input", external_input)
-        self.external_output = _names(f"net {name!r}", "external_output", external_output)
+        self.external_input = blob_names(f"net {name!r}", "external_input", external_input)
+        self.external_output = blob_names(f"net {name!r}", "external_output", external_output)
         self._program: Program | None = None
 
     def __repr__(self) -> str:
@@ -158,13 +162,44 @@ class Net:
         return ws.run(self)
 
 
-def _names(owner: str, what: str, names: Iterable[str] | str) -> tuple[str, ...]:
-    # A lone string is a sequence of its letters: taken as the one name that it is meant to be.
-    result = (names,) if isinstance(names, str) else tuple(names)
+def blob_names(owner: str, what: str, names: Iterable[str] | str) -> tuple[str, ...]:
+    """Return names as a tuple; a lone text is one name, and not the sequence of its letters.
+
+    Raises
+    ------
+    OperatorError
+        They are no sequence of texts.
+    """
+    if isinstance(names, str):
+        return (names,)
+    # The order matters, and a set or a mapping has none that its author meant.
+    if not isinstance(names, Iterable) or isinstance(names, (Set, Mapping)):
+        raise OperatorError(f"{owner}: {what} must be a sequence of blob names (text), got {names!r}")
+    result = tuple(names)
     for name in result:
         if not isinstance(name, str):
             raise OperatorError(f"{owner}: {what} must be blob names (text), got {name!r} in {list(result)}")
     return result
+
+
+def check_nesting(net: Net, above: tuple[Net, ...] = ()) -> None:
+    """Check that a net does not contain itself, and that its nets are not nested too deeply.
+
+    Raises
+    ------
+    OperatorError
+        It does, or they are.
+    """
+    if any(outer is net for outer in above):
+        raise OperatorError(f"net {net.name!r} contains itself; a net cannot be recursive, use While")
+    if len(above) >= MAX_NESTING:
+        raise OperatorError(
+            f"net {above[0].name!r} has more than {MAX_NESTING} nets inside one another; "
+            "put operators that run in order into one net"
+        )
+    for operator in net.operators:
+        for _, inner in operator.nets():
+            check_nesting(inner, (*above, net))
 
 
 def _argument(owner: str, key: str, value: Any) -> Any:
@@ -185,6 +220,8 @@ def _argument(owner: str, key: str, value: Any) -> Any:
 
 
 def _flatten(owner: str | None, operators: Operators) -> Iterator[Operator]:
+    if not isinstance(operators, Iterable) or isinstance(operators, Mapping):
+        raise OperatorError(f"net {owner!r}: expected a list of operators, got {operators!r}")
     for item in operators:
         if isinstance(item, Operator):
             yield item
@@ -203,11 +240,14 @@ def _operator_from_dict(record: Mapping[str, Any], above: tuple[int, ...]) -> Op
     unknown = set(record) - {"type", "input", "output", "arg", "name", "is_gradient_op"}
     if unknown:
         raise OperatorError(f"operator {record['type']}: unknown keys {sorted(unknown)} in its record")
+    arguments = record.get("arg", {})
+    if not isinstance(arguments, Mapping):
+        raise OperatorError(f"operator {record['type']}: 'arg' must be a mapping, got {arguments!r}")
     args = {
         key: _net_from_dict(value["net"], above)
         if isinstance(value, Mapping) and set(value) == {"net"}
         else value
-        for key, value in record.get("arg", {}).items()
+        for key, value in arguments.items()
     }
     operator = Operator(
         record["type"],
@@ -226,6 +266,11 @@ def _operator_from_dict(record: Mapping[str, Any], above: tuple[int, ...]) -> Op
 def _net_from_dict(record: Mapping[str, Any], above: tuple[int, ...]) -> Net:
     if not isinstance(record, Mapping) or "op" not in record:
         raise OperatorError(f"a net's record is a mapping with 'op' (its operators), got {record!r}")
+    unknown = set(record) - {"name", "op", "external_input", "external_output"}
+    if unknown:
+        raise OperatorError(f"net {record.get('name')!r}: unknown keys {sorted(unknown)} in its record")
+    if not isinstance(record["op"], (list, tuple)):
+        raise OperatorError(f"net {record.get('name')!r}: 'op' must be a list, got {record['op']!r}")
     if id(record) in above:
         raise OperatorError(f"net {record.get('name')!r} contains itself; a net cannot be recursive")
     inside = (*above, id(record))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from numscope.errors import OperatorError
 from numscope.operators.boundary import Boundary
-from numscope.operators.definition import Net, Operator
+from numscope.operators.definition import Net, Operator, blob_names, check_nesting
 from numscope.operators.differentiation import Differentiation
 from numscope.operators.effects import effects_of_all
 from numscope.operators.registry import find_operator
@@ -49,12 +49,14 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
     """
     if not isinstance(net, Net):
         raise OperatorError(f"expected a Net, got a {type(net).__name__}; Net.from_dict reads plain data")
+    check_nesting(net)
+    owner = f"gradient of net {net.name!r}"
+    names = blob_names(owner, "what is differentiated", tuple(of) if isinstance(of, Mapping) else of)
     for operator in net.operators:
         find_operator(operator.type).schema.check(operator)
     effects = effects_of_all(net.operators)
     touched = {*effects.reads, *effects.writes}
     touched.update(name for operator in net.operators for name in operator.outputs)
-    names = [of] if isinstance(of, str) else list(of)
     for name in names:
         if name not in touched:
             raise OperatorError(
@@ -62,7 +64,7 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
             )
     steps: list[Operator] = []
     if isinstance(of, Mapping):
-        seeds = dict(of)
+        seeds = dict(zip(names, blob_names(owner, "names of gradients", tuple(of.values())), strict=True))
     else:
         seeds = {name: f"{name}_autogen_grad" for name in names}
         steps = [

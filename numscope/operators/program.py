@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numscope.errors import NumscopeError, OperatorError
-from numscope.operators.definition import Net, Operator
+from numscope.operators.definition import Net, Operator, check_nesting
 from numscope.operators.registry import CompiledOperator, find_operator
 
 if TYPE_CHECKING:
@@ -154,11 +154,11 @@ def program_of(net: Net) -> Program:
     Raises
     ------
     OperatorError
-        The net contains itself.
+        The net contains itself, or its nets are nested too deeply.
     """
     program = net._program
     if program is None or not program.is_current():
-        _check_not_recursive(net, ())
+        check_nesting(net)
         program = net._program = Program(net)
     return program
 
@@ -197,14 +197,6 @@ def build(ws: Workspace, definition: Operator | Net | Mapping[str, Any]) -> Buil
     return BuiltNet(program, ws)
 
 
-def _check_not_recursive(net: Net, above: tuple[Net, ...]) -> None:
-    if any(outer is net for outer in above):
-        raise OperatorError(f"net {net.name!r} contains itself; a net cannot be recursive, use While")
-    for definition in net.operators:
-        for _, inner in definition.nets():
-            _check_not_recursive(inner, (*above, net))
-
-
 def _check_externals(net: Net) -> None:
     if net.external_input:
         known = set(net.external_input)
@@ -217,9 +209,10 @@ def _check_externals(net: Net) -> None:
                     )
             known.update(definition.outputs)
     if net.external_output:
+        # An external_input may be handed on as it came, as in Caffe2.
         made = {name for definition in net.operators for name in definition.outputs}
         for name in net.external_output:
-            if name not in made:
+            if name not in made and name not in net.external_input:
                 raise OperatorError(
                     f"net {net.name!r}: external_output {name!r} is produced by none of its operators"
                 )
