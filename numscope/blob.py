@@ -113,6 +113,11 @@ class Blob:
         return value
 
     @property
+    def device(self) -> str:
+        """Name of the device on which its tensors are."""
+        return self._region.arena.device
+
+    @property
     def is_tensor(self) -> bool:
         """Whether the value is a tensor."""
         return self._place is not None

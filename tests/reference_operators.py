@@ -37,7 +37,7 @@ def differences(arena, net, feeds, seeds, name):
             moved = value.copy()
             moved[position] += sign * STEP
             ws = run_forward(arena, net, {**feeds, name: moved})
-            sides.append(sum(float((seed * ws[y]).sum()) for y, seed in seeds.items()))
+            sides.append(sum(float((seed * ws.fetch(y)).sum()) for y, seed in seeds.items()))
         result[position] = (sides[0] - sides[1]) / (2 * STEP)
     return result
 
@@ -67,7 +67,7 @@ def check_gradients(arena, operators, feeds, seeds, wrt, runs=2, tolerance=1e-6)
         expected = differences(arena, net, feeds, seeds, name)
         assert name in gradients, f"no gradient of {name}: {gradients}"
         np.testing.assert_allclose(
-            ws[gradients[name]], expected, rtol=tolerance, atol=tolerance, err_msg=name, strict=True
+            ws.fetch(gradients[name]), expected, rtol=tolerance, atol=tolerance, err_msg=name, strict=True
         )
     return ws, gradients
 

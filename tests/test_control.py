@@ -14,8 +14,8 @@ from numscope.workspace import Workspace
 
 
 @pytest.fixture
-def arena():
-    with Arena("16 MiB") as arena:
+def arena(device):
+    with Arena("16 MiB", device=device) as arena:
         yield arena
 
 
@@ -83,7 +83,7 @@ def test_only_bound_names_are_visible_inside(ws):
     ws["x"], ws["hidden"] = np.ones(2), np.ones(2)
     steps = Do(Net("b", [op("Scale", "x", "t", scale=2.0), op("Neg", "t", "y")]), outputs=["y"])
     ws.run(Net("n", [steps]))
-    np.testing.assert_array_equal(ws["y"], [-2, -2])
+    np.testing.assert_array_equal(ws.fetch("y"), [-2, -2])
     assert "t" not in ws
     do = op("Do", "x s", "y s", net=Net("b", [op("Copy", "hidden", "y")]), inner_blobs=["x", "y"],
             outer_blobs_idx=[0, 1])  # fmt: skip
@@ -309,7 +309,7 @@ def test_a_body_that_fails_in_round_57_can_be_cleared(arena, ws, retain):
     assert arena.used == before
     count(ws, 3, x=np.ones(1000))
     assert ws.run(net)
-    np.testing.assert_array_equal(ws["x"], 1.0)
+    np.testing.assert_array_equal(ws.fetch("x"), 1.0)
 
 
 def test_too_little_room_in_a_round_can_be_cleared():
@@ -322,7 +322,7 @@ def test_too_little_room_in_a_round_can_be_cleared():
         ws["b/workspace_loop_body"].clear()
         count(ws, 3, x=np.ones(256))
         assert ws.run(net)
-        np.testing.assert_array_equal(ws["x"], 8.0)
+        np.testing.assert_array_equal(ws.fetch("x"), 8.0)
         ws.clear()
 
 

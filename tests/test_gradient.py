@@ -20,8 +20,8 @@ rng = np.random.default_rng(7)
 
 
 @pytest.fixture
-def arena():
-    with Arena("4 MiB") as arena:
+def arena(device):
+    with Arena("4 MiB", device=device) as arena:
         yield arena
 
 
@@ -64,7 +64,7 @@ def test_gradients_asked_for_by_name_are_filled_with_ones(arena):
         ws.run(net)
         ws.run(backward)
         assert gradients["y"] == "y_autogen_grad"
-        np.testing.assert_array_equal(ws["x_grad"], np.full((2, 3), 3.0))
+        np.testing.assert_array_equal(ws.fetch("x_grad"), np.full((2, 3), 3.0))
 
 
 def test_a_name_of_two_letters_means_nothing_special(arena):
@@ -74,7 +74,7 @@ def test_a_name_of_two_letters_means_nothing_special(arena):
     ws["x"], ws["gy"] = draw(3), draw(3)
     ws.run(net)
     ws.run(backward)
-    np.testing.assert_allclose(ws[gradients["x"]], ws["gy"] * (1 - ws["y"] ** 2))
+    np.testing.assert_allclose(ws.fetch(gradients["x"]), ws.fetch("gy") * (1 - ws.fetch("y") ** 2))
 
 
 STRAIGHT = {
@@ -148,7 +148,7 @@ def test_nothing_flows_through_fills_and_comparisons(arena):
     )
     ws, gradients = run_both(arena, net, {"x": np.array([0.5, 2.0])}, {"y": np.array([3.0, 5.0])})
     assert set(gradients) == {"y", "x", "mask", "more"}
-    np.testing.assert_array_equal(ws[gradients["x"]], [0.0, 5.0])
+    np.testing.assert_array_equal(ws.fetch(gradients["x"]), [0.0, 5.0])
 
 
 @pytest.mark.parametrize("seed", ["x_grad", "y_grad", "x", "_x_grad_autosplit_0"])
@@ -267,6 +267,6 @@ def test_caffe2_s_own_loop_with_a_branch(arena):
     for _ in range(3):
         ws.run(net)
         ws.run(backward)
-        assert [float(ws[name]) for name in "xyz"] == [16, 9, 8]
+        assert [float(ws.fetch(name)) for name in "xyz"] == [16, 9, 8]
         starts = ["/GivenTensorFill:0", "/GivenTensorFill_2:0", "/GivenTensorFill_3:0"]
-        assert [float(ws[gradients[name]]) for name in starts] == [32, 6, 12]
+        assert [float(ws.fetch(gradients[name])) for name in starts] == [32, 6, 12]

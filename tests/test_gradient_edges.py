@@ -12,8 +12,8 @@ rng = np.random.default_rng(13)
 
 
 @pytest.fixture
-def arena():
-    with Arena("16 MiB") as arena:
+def arena(device):
+    with Arena("16 MiB", device=device) as arena:
         yield arena
 
 
@@ -113,4 +113,4 @@ def test_a_blob_that_may_never_be_made(arena, name, of, rounds):
     assert (ws[gradients["y"]] is None) == ("y" not in made)
     for key in ("x", "w"):
         expected = differences(arena, net, feeds, dict.fromkeys(made, np.ones(3)), key)
-        np.testing.assert_allclose(ws[gradients[key]], expected, rtol=1e-6, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(ws.fetch(gradients[key]), expected, rtol=1e-6, atol=1e-6, err_msg=key)

@@ -16,8 +16,8 @@ from numscope.workspace import Workspace
 
 
 @pytest.fixture
-def ws():
-    with Arena("4 MiB") as arena:
+def ws(device):
+    with Arena("4 MiB", device=device) as arena:
         yield Workspace(arena=arena)
 
 
@@ -94,9 +94,9 @@ def test_running_an_operator_and_a_net(ws):
     assert Operator("Neg", ["y"], ["z"]).run(ws) is True
     net = Net("n", [Operator("Add", ["x", "y"], ["s"]), [Operator("Mul", ["s", "z"], ["p"])]])
     assert net.run(ws) is True
-    np.testing.assert_array_equal(ws["p"], [-6.0, -24.0])
+    np.testing.assert_array_equal(ws.fetch("p"), [-6.0, -24.0])
     assert ws.run({"name": "d", "op": [{"type": "Copy", "input": ["p"], "output": ["q"]}]}) is True
-    np.testing.assert_array_equal(ws["q"], ws["p"])
+    np.testing.assert_array_equal(ws.fetch("q"), ws.fetch("p"))
 
 
 def test_a_net_is_created_once_and_run_by_name(ws):
@@ -136,7 +136,7 @@ def test_names_are_resolved_when_an_operator_runs(ws):
         built.run()
     ws["x"] = np.full((3, 1), 5.0)
     assert built.run()
-    np.testing.assert_array_equal(ws["y"], np.full((3, 1), 10.0))
+    np.testing.assert_array_equal(ws.fetch("y"), np.full((3, 1), 10.0))
 
 
 def test_a_stored_net_does_not_keep_its_workspace_alive():
@@ -254,7 +254,7 @@ def test_what_cannot_run_says_why(ws, operator, error, message):
     ws.create_blob("empty")
     with pytest.raises(error, match=message):
         ws.run(operator)
-    np.testing.assert_array_equal(ws["x"], np.ones(3))
+    np.testing.assert_array_equal(ws.fetch("x"), np.ones(3))
 
 
 def test_a_net_that_contains_itself_is_refused(ws):
@@ -308,8 +308,8 @@ def test_registering_an_operator_with_a_gradient(ws):
     backward, gradients = gradient(net, ["y"])
     ws.run(net)
     ws.run(backward)
-    np.testing.assert_array_equal(ws["y"], [1.0, 9.0])
-    np.testing.assert_array_equal(ws[gradients["x"]], [2.0, 6.0])
+    np.testing.assert_array_equal(ws.fetch("y"), [1.0, 9.0])
+    np.testing.assert_array_equal(ws.fetch(gradients["x"]), [2.0, 6.0])
     assert SquareOp.schema.type == "TestSquare"
     with pytest.raises(OperatorError, match="registered already"):
 

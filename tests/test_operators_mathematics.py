@@ -19,9 +19,9 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
 
-@pytest.fixture(scope="module")
-def arena():
-    with Arena("4 MiB") as arena:
+@pytest.fixture
+def arena(device):
+    with Arena("4 MiB", device=device) as arena:
         yield arena
 
 
@@ -32,11 +32,10 @@ def ws(arena):
 
 @each_case
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_output_and_gradients_are_those_of_pytorch(device, case, dtype):
+def test_output_and_gradients_are_those_of_pytorch(arena, case, dtype):
     expected = ANSWERS[case.id]
     shape = expected["y"].shape
     seeds = {case.output: case.seed(shape, dtype)}
-    arena = Arena("4 MiB", device=device)
     ws, gradients = run_both(arena, Net("net", [case.operator]), case.feeds(dtype), seeds, runs=2)
     assert ws[case.output].shape == shape
     for name, answer in expected.items():
@@ -75,8 +74,8 @@ def test_in_place_operators_have_the_same_gradient(arena, kind):
     ours, gradients = run_both(
         arena, Net("n", [Operator("Copy", "x0", "x"), Operator(kind, "x", "x")]), {"x0": x}, {"x": seed}
     )
-    np.testing.assert_array_equal(ours["x"], plain["y"])
-    np.testing.assert_array_equal(ours[gradients["x0"]], plain[plain_gradients["x"]])
+    np.testing.assert_array_equal(ours.fetch("x"), plain.fetch("y"))
+    np.testing.assert_array_equal(ours.fetch(gradients["x0"]), plain.fetch(plain_gradients["x"]))
 
 
 @pytest.mark.parametrize("exponent", [3.0, 0.5, -1.0])
@@ -105,7 +104,7 @@ def test_comparisons_broadcast_and_give_bool(ws, kind):
     ws["a"] = a = np.array([[1, 2, 3], [3, 2, 1]], np.int32)
     ws["b"] = b = np.array([2, 2, 2], np.int32)
     ws.run(Operator(kind, ["a", "b"], ["c"]))
-    np.testing.assert_array_equal(ws["c"], COMPARISONS[kind](a, b), strict=True)
+    np.testing.assert_array_equal(ws.fetch("c"), COMPARISONS[kind](a, b), strict=True)
 
 
 def test_logic_takes_bool_only(ws):
@@ -113,9 +112,9 @@ def test_logic_takes_bool_only(ws):
     ws["b"] = b = np.array([True, False, True, False])
     for kind, function in (("And", np.logical_and), ("Or", np.logical_or)):
         ws.run(Operator(kind, ["a", "b"], ["c"]))
-        np.testing.assert_array_equal(ws["c"], function(a, b), strict=True)
+        np.testing.assert_array_equal(ws.fetch("c"), function(a, b), strict=True)
     ws.run(Operator("Not", ["a"], ["a"]))
-    np.testing.assert_array_equal(ws["a"], ~a)
+    np.testing.assert_array_equal(ws.fetch("a"), ~a)
     ws["i"] = np.array([1, 0, 1, 0])
     with pytest.raises(BlobTypeError, match="must be bool, got int64"):
         ws.run(Operator("And", ["i", "b"], ["c"]))
@@ -134,15 +133,15 @@ def test_logic_takes_bool_only(ws):
 )
 def test_constant_fill(ws, arguments, expected):
     ws.run(Operator("ConstantFill", [], ["x"], **arguments))
-    np.testing.assert_array_equal(ws["x"], expected, strict=True)
+    np.testing.assert_array_equal(ws.fetch("x"), expected, strict=True)
 
 
 def test_constant_fill_takes_its_shape_from_an_input(ws):
     ws["like"] = np.zeros((2, 3))
     ws.run(Operator("ConstantFill", ["like"], ["x"], value=2.0, extra_shape=[4]))
-    np.testing.assert_array_equal(ws["x"], np.full((2, 3, 4), 2.0, np.float32), strict=True)
+    np.testing.assert_array_equal(ws.fetch("x"), np.full((2, 3, 4), 2.0, np.float32), strict=True)
     ws.run(Operator("ConstantFill", ["like"], ["x"], value=2.0, dtype="input"))
-    np.testing.assert_array_equal(ws["x"], np.full((2, 3), 2.0), strict=True)
+    np.testing.assert_array_equal(ws.fetch("x"), np.full((2, 3), 2.0), strict=True)
     ws["shape"] = np.array([3, 1], np.int32)
     ws.run(Operator("ConstantFill", ["shape"], ["x"], input_as_shape=1))
     assert ws["x"].shape == (3, 1)
@@ -150,9 +149,9 @@ def test_constant_fill_takes_its_shape_from_an_input(ws):
 
 def test_given_fills(ws):
     ws.run(Operator("GivenTensorFill", [], ["x"], shape=[2, 2], values=[1, 2.5, 3, 4]))
-    np.testing.assert_array_equal(ws["x"], np.array([[1, 2.5], [3, 4]], np.float32), strict=True)
+    np.testing.assert_array_equal(ws.fetch("x"), np.array([[1, 2.5], [3, 4]], np.float32), strict=True)
     ws.run(Operator("GivenTensorInt64Fill", [], ["i"], shape=[], values=[2**40]))
-    np.testing.assert_array_equal(ws["i"], np.array(2**40), strict=True)
+    np.testing.assert_array_equal(ws.fetch("i"), np.array(2**40), strict=True)
     with pytest.raises(OperatorError, match="3 values do not fill shape"):
         ws.run(Operator("GivenTensorFill", [], ["x"], shape=[2], values=[1, 2, 3]))
 
@@ -176,8 +175,8 @@ def test_accumulate_adds_all_in_one_call(ws):
     before = kernels.launches()
     ws.run(operator)
     assert kernels.launches() == before + 1
-    np.testing.assert_array_equal(ws["a"], [1, 3, 5])
-    np.testing.assert_array_equal(ws["b"], np.full((2, 2), 5.0))
+    np.testing.assert_array_equal(ws.fetch("a"), [1, 3, 5])
+    np.testing.assert_array_equal(ws.fetch("b"), np.full((2, 2), 5.0))
 
 
 def test_accumulate_of_a_narrower_type_adds_to_a_wider_sum(ws):
@@ -185,7 +184,7 @@ def test_accumulate_of_a_narrower_type_adds_to_a_wider_sum(ws):
     ws["g"] = np.full(300, 2**-9, ml_dtypes.bfloat16)
     for _ in range(512):
         ws.run(Operator("Accumulate", ["a", "g"], ["a"]))
-    np.testing.assert_array_equal(ws["a"], 2.0)
+    np.testing.assert_array_equal(ws.fetch("a"), 2.0)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -195,13 +194,13 @@ def test_elementwise_operators_keep_half_precision(ws, dtype):
         ws.run(Operator(kind, ["x"], ["y"]))
         assert ws["y"].dtype == dtype
     ws.run(Operator("Add", ["x", "x"], ["y"]))
-    np.testing.assert_array_equal(ws["y"].astype(float), [-2, 1, 4])
+    np.testing.assert_array_equal(ws.fetch("y").astype(float), [-2, 1, 4])
 
 
 def test_extreme_values_give_ieee_results_without_warnings(ws):
     ws["x"] = np.array([-1e4, -80.0, 0.0, 80.0, 1e4], np.float32)
     ws.run(Operator("Sigmoid", ["x"], ["y"]))
-    np.testing.assert_allclose(ws["y"], [0, 1.8048513e-35, 0.5, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(ws.fetch("y"), [0, 1.8048513e-35, 0.5, 1, 1], rtol=1e-5)
     ws.run(Operator("Exp", ["x"], ["y"]))
     assert ws["y"][-1] == np.inf
     ws["x"] = np.zeros(2, np.float32)
@@ -210,15 +209,15 @@ def test_extreme_values_give_ieee_results_without_warnings(ws):
     ws["x"] = np.array([[1e30, 0.0]], np.float32)
     ws["label"] = np.array([1], np.int32)
     ws.run(Operator("SoftmaxWithLoss", ["x", "label"], ["p", "loss"]))
-    np.testing.assert_allclose(ws["loss"], 1e30)
-    np.testing.assert_array_equal(ws["p"], [[1, 0]])
+    np.testing.assert_allclose(ws.fetch("loss"), 1e30)
+    np.testing.assert_array_equal(ws.fetch("p"), [[1, 0]])
 
 
 def test_reductions_of_nothing_are_zero(ws):
     ws["x"] = np.zeros((0, 3), np.float32)
     for kind in ("SumElements", "AveragedLoss"):
         ws.run(Operator(kind, ["x"], ["y"]))
-        np.testing.assert_array_equal(ws["y"], np.array(0, np.float32), strict=True)
+        np.testing.assert_array_equal(ws.fetch("y"), np.array(0, np.float32), strict=True)
 
 
 def test_running_again_takes_no_new_memory(arena, ws):

@@ -48,7 +48,7 @@ def check_blob(ws, name, expected):
         array = as_array(expected)
         assert ws[name].dtype == array.dtype
         assert ws[name].shape == array.shape
-        np.testing.assert_allclose(ws[name], array, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(ws.fetch(name), array, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def check_run(step, run):
@@ -68,7 +68,7 @@ def replay(ws, trace, differences):
                 name, theirs, ours = differences[position]
                 assert step["blob"] == name
                 np.testing.assert_allclose(step["value"]["data"], theirs, rtol=1e-5)
-                np.testing.assert_allclose(ws[name], ours, rtol=1e-5)
+                np.testing.assert_allclose(ws.fetch(name), ours, rtol=1e-5)
             case "fetch":
                 check_blob(ws, step["blob"], step["value"])
             case "blobs":
@@ -96,8 +96,8 @@ def trace_id(trace):
 
 
 @pytest.fixture
-def ws():
-    with Arena("16 MiB") as arena:
+def ws(device):
+    with Arena("16 MiB", device=device) as arena:
         yield Workspace(arena=arena)
 
 
@@ -128,4 +128,4 @@ def test_what_crashes_caffe2_gives_what_a_new_workspace_gives(ws, trace):
         fresh[name] = as_array(value)
     fresh.run(Net.from_dict(trace["steps"][-1]["net"]))
     for name in ("x", "w_grad", "x0_grad", "x_grad"):
-        np.testing.assert_array_equal(ws[name], fresh[name])
+        np.testing.assert_array_equal(ws.fetch(name), fresh.fetch(name))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
@@ -328,12 +330,12 @@ class SumGradientOp(BinaryGradientOp):
     """
 
     def operand(self, ws: Workspace, i: int) -> Array:
-        """Return an operand, or an array without memory of its shape."""
+        """Return an operand, or a host array without memory of its shape: nothing else of it is used."""
         array = self.tensor(ws, i)
         if not any(self.argument("shapes")[i - 1 : i]):
             return array
         shape, _ = read_layout(array)
-        return array_module(ws.device).broadcast_to(0, shape)
+        return np.broadcast_to(np.int8(0), shape)
 
 
 @register_operator("AddGradient", inputs=3, outputs=2, in_place=True, arguments=SHAPES)

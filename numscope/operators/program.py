@@ -16,9 +16,12 @@ import numpy as np
 
 from numscope.errors import NumscopeError, OperatorError
 from numscope.operators.definition import Net, Operator, check_nesting
+from numscope.operators.effects import effects_of
 from numscope.operators.registry import CompiledOperator, find_operator
+from numscope.operators.tensors import computing_on
 
 if TYPE_CHECKING:
+    from numscope.namespace import Namespace
     from numscope.workspace import Workspace
 
 __all__ = ["BuiltNet", "Program", "build", "program_of"]
@@ -76,6 +79,24 @@ class Program:
             if is_new:
                 self._compile(position)
             self._compiled[position].build(ws)
+
+    def check_devices(self, ws: Workspace) -> None:
+        """Check that all tensors that the operators use are on the workspace's device.
+
+        Raises
+        ------
+        OperatorError
+            A name is forwarded to a workspace on another one.
+        """
+        for definition in self._definitions:
+            effects = effects_of(definition)
+            for name in (*effects.reads, *effects.writes, *definition.outputs):
+                blob = ws.get_blob(name)
+                if blob is not None and blob.device != ws.device:
+                    raise OperatorError(
+                        f"{definition!r}: blob {name!r} is on {blob.device}, workspace {ws.name!r} computes "
+                        f"on {ws.device}; copy the blob there first, or run in a workspace on {blob.device}"
+                    )
 
     def run(self, ws: Workspace) -> bool:
         """Run the operators in order; False as soon as one of them says so.
@@ -144,7 +165,7 @@ class BuiltNet:
         if ws is None:
             raise OperatorError("the workspace of this net no longer exists; keep it as long as its nets")
         # Caffe2 computes exp(1000) and log(0) silently, by IEEE 754.
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), computing_on(ws.device):
             return self._program.run(ws)
 
 
@@ -193,8 +214,20 @@ def build(ws: Workspace, definition: Operator | Net | Mapping[str, Any]) -> Buil
         raise OperatorError(
             f"expected an Operator or a Net, got a {type(definition).__name__}: {definition!r}"
         )
+    if _sees_other_workspaces(ws):
+        program.check_devices(ws)
     program.build(ws)
     return BuiltNet(program, ws)
+
+
+def _sees_other_workspaces(ws: Workspace) -> bool:
+    """Tell whether names may be forwarded; others mean blobs of one arena."""
+    here: Namespace | None = ws
+    while here is not None:
+        if here._forwarded:
+            return True
+        here = here._shared
+    return False
 
 
 def _check_externals(net: Net) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -171,7 +172,7 @@ class SplitOp(TensorOperator):
 class SlicingOp(TensorOperator):
     """What Slice and its gradient share."""
 
-    def window(self, ws: Workspace, shape: Shape, has_inputs: bool) -> tuple[slice, ...]:
+    def window(self, ws: Workspace, shape: Shape, has_inputs: bool) -> tuple[slice | EllipsisType, ...]:
         """Return the slices; negative starts and ends count from the length plus one, as in Caffe2."""
         if has_inputs:
             starts = tuple(integers(self, ws, 1).reshape(-1).tolist())
@@ -180,14 +181,14 @@ class SlicingOp(TensorOperator):
             starts, ends = self.argument("starts"), self.argument("ends")
         if len(starts) != len(ends) or len(starts) > len(shape):
             raise self.fail(f"starts {starts} and ends {ends} do not fit a tensor of shape {shape}")
-        window = []
+        window: list[slice | EllipsisType] = []
         for start, end, length in zip(starts, ends, shape, strict=False):
             first = min(start + length + 1 if start < 0 else start, length)
             last = min(end + length + 1 if end < 0 else end, length)
             if not 0 <= first <= last:
                 raise self.fail(f"the slice {start}:{end} of {length} elements is not a range")
             window.append(slice(first, last))
-        return tuple(window)
+        return (*window, ...)  # with the ellipsis it is a view also of a tensor without dimensions
 
 
 SLICE: dict[str, Any] = {"starts": ("ints", ()), "ends": ("ints", ())}
@@ -230,10 +231,14 @@ class GatheringOp(TensorOperator):
         if not 0 <= axis < data.ndim:
             raise self.fail(f"axis {self.argument('axis')} does not exist in data of shape {data.shape}")
         length = data.shape[axis]
-        if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < length:
-            raise self.fail(
-                f"indices must lie in 0..{length - 1}, got {int(indices.min())}..{int(indices.max())}"
-            )
+        if indices.size == 1:  # of a loop that goes through rows: one wait for a device, not two
+            low = high = int(indices.item())
+        elif indices.size:
+            low, high = int(indices.min()), int(indices.max())
+        else:
+            return indices, axis
+        if not 0 <= low <= high < length:
+            raise self.fail(f"indices must lie in 0..{length - 1}, got {low}..{high}")
         return indices, axis
 
 
@@ -261,12 +266,15 @@ class GatherGradientOp(GatheringOp):
         indices, axis = self.place(ws, data)
         gradient = self.output(ws, 0, data.shape, data.dtype)
         gradient.fill(0)
+        if not gradient.size:
+            return
+        # The kernel adds rows, in order and on every device alike: the axis goes to the front.
+        first = gradient if axis == 0 else xp.zeros_like(xp.moveaxis(gradient, axis, 0), order="C")
+        counted = tuple(range(indices.ndim))
+        rows = xp.moveaxis(dy, tuple(axis + i for i in counted), counted)
+        width = gradient.size // data.shape[axis]
+        kernels.scatter_add(
+            first.reshape(-1, width), indices.reshape(-1), xp.ascontiguousarray(rows).reshape(-1, width)
+        )
         if axis:
-            counted = tuple(range(indices.ndim))
-            moved = xp.moveaxis(dy, tuple(axis + i for i in counted), counted)
-            xp.add.at(xp.moveaxis(gradient, axis, 0), indices, moved)
-        elif gradient.size:
-            width = math.prod(data.shape[1:])
-            kernels.scatter_add(
-                gradient.reshape(-1, width), indices.reshape(-1), dy.reshape(-1, width), alpha=1.0
-            )
+            xp.copyto(gradient, xp.moveaxis(first, 0, axis))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "TensorOperator",
     "array_module",
     "broadcast",
+    "computing_on",
     "data_type",
     "layout",
     "read_layout",
@@ -60,6 +62,13 @@ def array_module(device: str) -> ModuleType:
     This is the one door through which operators get CuPy, which need not be installed.
     """
     return importlib.import_module("cupy") if device.startswith("cuda") else np
+
+
+def computing_on(device: str) -> AbstractContextManager[Any]:
+    """Return a context in which what is computed is computed on a device, as CuPy wants it for its arrays."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    return array_module(device).cuda.Device(int(device.partition(":")[2]))  # type: ignore[no-any-return]
 
 
 class TensorOperator(CompiledOperator):
