@@ -91,7 +91,7 @@ def accumulate(
     alpha: float = 1.0,
     beta: float = 1.0,
     zero_source: bool = False,
-    stats: bool = False,
+    stats: bool | str = False,
     nontemporal: bool | None = None,
 ) -> Stats | None:
     """Compute ``dst = beta * dst + alpha * src`` in one pass.
@@ -109,10 +109,11 @@ def accumulate(
         1 adds; 0 overwrites, and no old value, NaN neither, has any influence.
     zero_source : bool
         Leave zeros in `src`, in the same pass.
-    stats : bool
-        Gather the statistics of `dst` after the write.
+    stats : bool or str
+        Gather the statistics of `dst` after the write; with ``"norm"`` all but the largest magnitude,
+        which takes a fifth of the time of statistics in the cache.
     nontemporal : bool, optional
-        As for `zero`; of no effect with ``beta=1``.
+        As for `zero`; of no effect with ``beta=1`` or with `stats`.
 
     Returns
     -------

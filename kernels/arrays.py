@@ -27,7 +27,7 @@ def run(
     alpha: float = 1.0,
     beta: float = 1.0,
     zero_source: bool = False,
-    stats: bool = False,
+    stats: bool | str = False,
     nontemporal: bool | None = None,
 ) -> Stats | None:
     """Run an operation on one array or many; small ndarrays of dtypes seen before go the short way."""
@@ -49,7 +49,7 @@ def _run(
     alpha: float,
     beta: float,
     zero_source: bool,
-    stats: bool,
+    stats: bool | str,
     nontemporal: bool | None,
 ) -> Stats | None:
     """Check arrays, give those with gaps a contiguous copy, and run one kernel for each pair of dtypes."""

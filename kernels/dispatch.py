@@ -8,6 +8,7 @@ These few functions serve every leaf, so a parallel kernel costs no second compi
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,8 +80,8 @@ def _conclude(partials, results, doubles):
     for worker in range(len(results)):
         nonfinite += results[worker, 0]
         bits = max(bits, results[worker, 1])
-    largest = double_of_bits(bits, doubles)
-    return (largest if nonfinite > 0 else _add_up(partials)), nonfinite, largest
+    total = _add_up(partials)
+    return (total if total == total else math.nan), nonfinite, double_of_bits(bits, doubles)
 
 
 def launch(leaf, table, cuts, sizes, alpha, seed, blocks, doubles):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -98,7 +99,13 @@ class Prepared:
             found = self._launch(*self._arguments, *rest)
         else:
             found = dispatch.run_parallel(dispatch.launch_parallel, self._workers, *self._arguments, *rest)
-        return Stats(*found) if self._plan.variant.measure else None
+        return _found(self._plan.variant, *found)
+
+
+def _found(variant: Variant, total: float, nonfinite: int, largest: float) -> Stats | None:
+    if not variant.measure:
+        return None
+    return Stats(total, nonfinite, largest if variant.largest else math.nan)
 
 
 def _can_stream(plan: Plan) -> bool:
@@ -146,12 +153,12 @@ def single(plan: Plan, itemsizes: tuple[int, int]) -> Callable[..., Stats | bool
         count_launch()
         return None
 
-    def measure(target: NDArray[Any], source: NDArray[Any], alpha: float) -> Stats | bool:
+    def measure(target: NDArray[Any], source: NDArray[Any], alpha: float) -> Stats | bool | None:
         done, *found = launch(memory, id(target), id(source), alpha)
         if not done:
             return False
         count_launch()
-        return Stats(*found)
+        return _found(variant, *found)
 
     return measure if variant.measure else run
 
@@ -189,5 +196,7 @@ def warmup() -> None:
         leaves.leaf(_LEAVES[kernel], plain.with_streaming(streaming))
     for source in ("float32", "bfloat16"):
         for add, measure in ((False, False), (True, False), (False, True), (True, True)):
-            leaves.leaf(leaves.blend, Variant("float32", source, add=add, measure=measure))
-    leaves.leaf(leaves.blend, Variant("float32", "float32", write=False, measure=True))
+            variant = Variant("float32", source, add=add, measure=measure, largest=measure)
+            leaves.leaf(leaves.blend, variant)
+    for largest in (False, True):
+        leaves.leaf(leaves.blend, Variant("float32", "float32", write=False, measure=True, largest=largest))

@@ -27,6 +27,12 @@ LANES = 32
 """Elements of one vector, and float64 sums kept side by side: element ``i`` of a block goes to sum
 ``i % LANES``. With 64 elements a pass that reads its destination was 4 % slower (Zen 4, from memory)."""
 
+SUMS = 4
+"""Of these, how many are one value to LLVM. On Zen 4 squares of float32 in cache take 0.32 ns for 8 in
+256-bit registers, and 0.53 in 512-bit ones, whose conversions to float64 are slow."""
+SHORT = {F32: 8, F64: 4}
+"""Lanes of the 256-bit registers in which a destination that is read back is written: on Zen 4 such a
+pass over memory is 5 to 10 % faster than with 512 bits (50.5 to 45 GB/s)."""
 
 AHEAD = 1024
 """Bytes that a pass which streams asks for in advance: 1 to 2 KiB gave 12 to 18 % on Zen 4."""
@@ -75,7 +81,7 @@ def _vector(variant: VariantType) -> Vector:
 def _found(variant: VariantType) -> types.BaseTuple:
     """Return the type of what a block has found out: sums of squares and largest magnitudes."""
     bits = {F32: "uint32", F64: "uint64"}[variant.compute]
-    return types.Tuple([Vector("float64", LANES), Vector(bits, LANES)])
+    return types.Tuple([*[Vector("float64", SUMS)] * (LANES // SUMS), Vector(bits, LANES)])
 
 
 def _mask(signature, args, position):
@@ -100,6 +106,12 @@ def _number(variant, value):
 def measures(typing_context, variant):
     """Tell whether the variant gathers statistics."""
     return _flag(variant, variant.variant.measure)
+
+
+@intrinsic
+def wants_largest(typing_context, variant):
+    """Tell whether the variant's statistics have the largest magnitude."""
+    return _flag(variant, variant.variant.largest)
 
 
 @intrinsic
@@ -136,31 +148,6 @@ def source_size(typing_context, variant):
 def extra_size(typing_context, variant):
     """Return what one element adds to the variant's extra."""
     return _number(variant, variant.variant.extra_size)
-
-
-@intrinsic
-def infinity(typing_context, variant):
-    """Return the bits of an infinity of the arithmetic's type: all larger magnitudes are NaNs."""
-    return _number(variant, {F32: 0x7F800000, F64: 0x7FF0000000000000}[variant.compute])
-
-
-@intrinsic
-def tune(typing_context, variant):
-    """Ask for 256-bit registers where the destination is read back.
-
-    On Zen 4 such a pass over memory is 5 to 10 % faster than with 512 bits (50.5 to 45 GB/s);
-    within the caches there is no difference, and stores past the caches want 512.
-    """
-    short_registers = variant.variant.add
-
-    def generate(context, builder, signature, args):
-        if short_registers:
-            # llvmlite knows no string attributes: past its check of names.
-            set.add(builder.function.attributes, '"prefer-vector-width"="256"')
-            set.add(builder.function.attributes, '"min-legal-vector-width"="256"')
-        return context.get_dummy_value()
-
-    return types.void(variant), generate
 
 
 # --- one vector ----------------------------------------------------------------------------------
@@ -202,50 +189,62 @@ def nothing_found(typing_context, variant):
 
 
 @intrinsic
-def step(typing_context, variant, destination, source, extra, seed, alpha, mask, found):
-    """Do what the variant says on one vector and return what was found out so far.
+def step(typing_context, variant, destination, source, extra, seed, alpha, mask):
+    """Do what the variant says on one vector.
 
     ``destination = add * destination + alpha * source``; the source is left zero where the variant
-    wants it. The value written is then measured: each lane's square is added to the lane's sum, in
-    float64 by a fused multiply-add.
+    wants it.
     """
-    form = variant.variant
-    compute, count = variant.compute, LANES
+    form, compute = variant.variant, variant.compute
+    width = SHORT[compute] if form.add else LANES
+    to, of = (floats.SIZES[floats.WORDS[kind]] for kind in (form.destination, form.source))
 
     def generate(context, builder, signature, args):
-        _, target, origin, more, key, factor, _, state = args
-        lanes = _mask(signature, args, 6)
-        if form.streaming:
-            size = floats.SIZES[floats.WORDS[form.source]] * count
-            floats.prefetch(builder, builder.add(origin, ir.Constant(I64, AHEAD)), size)
-        value = floats.load_values(builder, form.source, compute, count, origin, more, lanes)
-        if form.add:
-            old = floats.load_values(builder, form.destination, compute, count, target, more, lanes)
-            value = floats.multiply_add(builder, factor, value, old)
-        elif form.write:
-            value = builder.fmul(factor, value)
-        if form.zero_source:
-            zeros = ir.Constant(ir.VectorType(floats.WORDS[form.source], count), None)
-            floats.store(builder, zeros, origin, lanes)
-        if form.write:
-            value = floats.store_values(
+        _, *addresses, key, factor, _ = args
+        mask = _mask(signature, args, 6)
+        for first in range(0, LANES, width):
+            offsets = (ir.Constant(I64, first * size) for size in (to, of, form.extra_size))
+            target, origin, more = map(builder.add, addresses, offsets)
+            lanes = None if mask is None else floats.lanes(builder, mask, first, width)
+            if form.streaming:
+                floats.prefetch(builder, builder.add(origin, ir.Constant(I64, AHEAD)), of * width)
+            value = floats.load_values(builder, form.source, compute, width, origin, more, lanes)
+            if form.add:
+                old = floats.load_values(builder, form.destination, compute, width, target, more, lanes)
+                value = floats.multiply_add(builder, floats.lanes(builder, factor, first, width), value, old)
+            else:
+                value = builder.fmul(factor, value)
+            if form.zero_source:
+                zeros = ir.Constant(ir.VectorType(floats.WORDS[form.source], width), None)
+                floats.store(builder, zeros, origin, lanes)
+            floats.store_values(
                 builder, form.destination, value, target, more, key, lanes, form.rounding, form.streaming
             )
-        return _measure(context, builder, signature, value, lanes, state) if form.measure else state
+        return context.get_dummy_value()
 
-    found_type = _found(variant)
-    arguments = (variant, *[types.int64] * 4, _vector(variant), mask, found_type)
-    return found_type(*arguments), generate
+    return types.void(variant, *[types.int64] * 4, _vector(variant), mask), generate
 
 
-def _measure(context, builder, signature, value, mask, state):
-    if mask is not None:  # the lanes outside may hold alpha * 0, a NaN where alpha is infinite
-        value = builder.select(mask, value, ir.Constant(value.type, None))
-    sums, largest = cgutils.unpack_tuple(builder, state)
-    wide = value if value.type == sums.type else builder.fpext(value, sums.type)
-    sums = floats.multiply_add(builder, wide, wide, sums)
-    largest = floats.larger(builder, floats.magnitude_bits(builder, value), largest)
-    return context.make_tuple(builder, signature.return_type, [sums, largest])
+@intrinsic
+def look(typing_context, variant, address, extra, mask, found):
+    """Measure one vector of the destination's type, and return what was found out so far.
+
+    Each lane's square is added to the lane's sum, in float64 by a fused multiply-add.
+    """
+    kind, compute, found_type = variant.variant.destination, variant.compute, _found(variant)
+
+    def generate(context, builder, signature, args):
+        value = floats.load_values(builder, kind, compute, LANES, args[1], args[2], _mask(signature, args, 3))
+        *sums, largest = cgutils.unpack_tuple(builder, args[4])
+        for i, total in enumerate(sums):
+            part = floats.lanes(builder, value, SUMS * i, SUMS)
+            wide = part if part.type == total.type else builder.fpext(part, total.type)
+            sums[i] = floats.multiply_add(builder, wide, wide, total)
+        if variant.variant.largest:
+            largest = floats.larger(builder, floats.magnitude_bits(builder, value), largest)
+        return context.make_tuple(builder, signature.return_type, [*sums, largest])
+
+    return found_type(variant, types.int64, types.int64, mask, found_type), generate
 
 
 @intrinsic
@@ -253,11 +252,14 @@ def end_block(typing_context, variant, found, address):
     """Store the block's sum of squares, the lanes' sums added by halves, and begin new sums."""
 
     def generate(context, builder, signature, args):
-        sums, largest = cgutils.unpack_tuple(builder, args[1])
-        total = floats.fold(builder, sums, builder.fadd)
+        *sums, largest = cgutils.unpack_tuple(builder, args[1])
+        zeros = [ir.Constant(part.type, None) for part in sums]
+        while len(sums) > 1:
+            half = len(sums) // 2
+            sums = [builder.fadd(low, high) for low, high in zip(sums[:half], sums[half:], strict=True)]
+        total = floats.fold(builder, sums[0], builder.fadd)
         builder.store(total, builder.inttoptr(args[2], F64.as_pointer()), align=8)
-        zeros = ir.Constant(sums.type, None)
-        return context.make_tuple(builder, signature.return_type, [zeros, largest])
+        return context.make_tuple(builder, signature.return_type, [*zeros, largest])
 
     return found(variant, found, types.int64), generate
 
@@ -267,7 +269,7 @@ def largest_magnitude(typing_context, found):
     """Return the bits of the largest magnitude over all lanes."""
 
     def generate(context, builder, signature, args):
-        _, largest = cgutils.unpack_tuple(builder, args[0])
+        *_, largest = cgutils.unpack_tuple(builder, args[0])
         bits = floats.fold(builder, largest, lambda x, y: floats.larger(builder, x, y))
         return builder.zext(bits, I64) if bits.type != I64 else bits
 

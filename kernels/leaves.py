@@ -24,10 +24,10 @@ from .intrinsics import (
     end_block,
     extra_size,
     first_lanes,
-    infinity,
     keeps_blocks,
     largest_magnitude,
     load_int64,
+    look,
     measures,
     move,
     nothing_found,
@@ -37,11 +37,19 @@ from .intrinsics import (
     step,
     store_int64,
     streams,
-    tune,
+    wants_largest,
     writes,
     zero_256,
 )
 from .variants import BLOCK, Variant
+
+CHUNK = 256
+"""Elements that are written before they are measured, from the first cache. A conversion to float64
+is twice as fast from memory as from a register: accumulating bfloat16 with statistics, in the cache,
+took 288 us in one loop, 214 us with 2,048 elements at a time, 164 with 256, 210 with 128 (Zen 4)."""
+
+INFINITY = 0x7FF0000000000000
+"""The bits of an infinite float64, which those of a NaN have as well."""
 
 
 def blend(variant, destination, source, count, alpha, extra, seed, partials, results):
@@ -50,42 +58,48 @@ def blend(variant, destination, source, count, alpha, extra, seed, partials, res
     The sum of squares of each block goes to `partials`, the largest magnitude (as the bits of a
     float of the arithmetic's type) and the number of nonfinite elements to `results`.
     """
-    tune(variant)
     to, of, more = destination_size(variant), source_size(variant), extra_size(variant)
     factor = spread(variant, alpha)
     found = nothing_found(variant)
+    suspicious = False  # a sum of squares is infinite or NaN
     i = 0
     while i < count:
         stop = count
         if measures(variant):
-            stop = min(count, i + BLOCK)
+            stop = min(i + (CHUNK if writes(variant) else BLOCK), count)
         elif streams(variant) and not keeps_blocks(variant) and i == 0:
             head = -destination % 64 // to  # the elements before the first whole cache line
             stop = head if 0 < head < count else count
-        while i + LANES <= stop:
-            found = step(
-                variant, destination + to * i, source + of * i, extra + more * i, seed, factor, None, found
-            )
-            i += LANES
-        if i < stop:
-            mask = first_lanes(variant, stop - i)
-            found = step(
-                variant, destination + to * i, source + of * i, extra + more * i, seed, factor, mask, found
-            )
-            i = stop
+        k = i
+        if writes(variant):
+            while k + LANES <= stop:
+                step(variant, destination + to * k, source + of * k, extra + more * k, seed, factor, None)
+                k += LANES
+            if k < stop:
+                mask = first_lanes(variant, stop - k)
+                step(variant, destination + to * k, source + of * k, extra + more * k, seed, factor, mask)
         if measures(variant):
-            found = end_block(variant, found, partials)
-            partials += 8
+            while i + LANES <= stop:
+                found = look(variant, destination + to * i, extra + more * i, None, found)
+                i += LANES
+            if i < stop:
+                mask = first_lanes(variant, stop - i)
+                found = look(variant, destination + to * i, extra + more * i, mask, found)
+            if stop % BLOCK == 0 or stop == count:
+                found = end_block(variant, found, partials)
+                suspicious = suspicious or load_int64(partials) & INFINITY >= INFINITY
+                partials += 8
+        i = stop
     if measures(variant):
-        magnitude = largest_magnitude(found)
-        if magnitude > load_int64(results + 8):
-            store_int64(results + 8, magnitude)
-        if magnitude >= infinity(variant):
-            measured = destination if writes(variant) else source
+        if wants_largest(variant):
+            magnitude = largest_magnitude(found)
+            if magnitude > load_int64(results + 8):
+                store_int64(results + 8, magnitude)
+        if suspicious:
             nonfinite = load_int64(results)
             for i in range(0, count, LANES):
                 mask = first_lanes(variant, count - i)
-                nonfinite += count_nonfinite(variant, measured + to * i, extra + more * i, mask)
+                nonfinite += count_nonfinite(variant, destination + to * i, extra + more * i, mask)
             store_int64(results, nonfinite)
 
 

@@ -40,11 +40,13 @@ class Stats(NamedTuple):
     Attributes
     ----------
     sum_of_squares : float
-        In float64. With nonfinite values it is `max_abs`: infinite, or NaN where there is a NaN.
+        In float64. With nonfinite values it is infinite, or NaN (always the same one) where there is a
+        NaN.
     nonfinite : int
         How many values are NaN or infinite.
     max_abs : float
-        The largest magnitude; nothing is ignored, so any NaN makes it NaN (always the same one).
+        The largest magnitude; nothing is ignored, so any NaN makes it NaN (always the same one). NaN
+        also where it was not asked for.
 
     Notes
     -----
@@ -114,7 +116,7 @@ def prepare(
     *,
     beta: float = 1.0,
     zero_source: bool = False,
-    stats: bool = False,
+    stats: bool | str = False,
     nontemporal: bool | None = None,
     rounding: str = "nearest",
     remainder: Pieces | None = None,
@@ -133,10 +135,11 @@ def prepare(
         1 adds, 0 overwrites: old values, NaN too, have no influence.
     zero_source : bool
         Leave zeros in `src`, in the same pass.
-    stats : bool
-        Return the `Stats` of `dst` after the write.
+    stats : bool or str
+        Return the `Stats` of `dst` after the write; with ``"norm"``, without the largest magnitude.
     nontemporal : bool, optional
-        Write past the caches; by default as soon as the bytes written would not fit into them.
+        Write past the caches; by default as soon as the bytes written would not fit into them. Not
+        where `stats` reads what was written.
     rounding : str
         How a bfloat16 `dst` is written: ``"nearest"``; ``"stochastic"``, to one of the two
         neighbours, the nearer one more often, so that the mean is right; ``"compensated"``, to the
@@ -194,7 +197,7 @@ def make_plan(
     *,
     beta: float = 1.0,
     zero_source: bool = False,
-    stats: bool = False,
+    stats: bool | str = False,
     nontemporal: bool | None = None,
     rounding: str = "nearest",
     remainder: Pieces | None = None,
@@ -207,6 +210,8 @@ def make_plan(
     needs_source = operation in ("copy", "accumulate")
     if (src is not None) != needs_source:
         raise ValueError(f"{operation} takes {'a' if needs_source else 'no'} source")
+    if stats not in (False, True, "norm"):
+        raise ValueError(f"stats must be True, False or 'norm', got {stats!r}")
     if zero_source and operation != "accumulate":
         raise ValueError(f"zero_source is a matter of accumulate, not of {operation}")
     source = dst if src is None else src
@@ -220,7 +225,8 @@ def make_plan(
     plan = _plan(operation, dst, source, add=bool(beta), zero_source=zero_source, stats=stats)
     plan = _rounded(plan, operation, rounding, remainder)
     # Past the caches only what is not read: on Zen 4, -10 % with memory that is.
-    if operation in ("zero", "copy", "accumulate") and not plan.variant.add:
+    reads_back = plan.variant.add or plan.variant.measure
+    if operation in ("zero", "copy", "accumulate") and not reads_back:
         if nontemporal is None:
             nontemporal = dst.nbytes >= machine.last_level_cache()
         plan = replace(plan, variant=plan.variant.with_streaming(nontemporal))
@@ -248,7 +254,9 @@ def _bytes_plan(kernel: str, dst: Pieces, src: Pieces) -> Plan:
     return Plan(kernel, variant, dst.viewed_as("uint8"), src.viewed_as("uint8"))
 
 
-def _plan(operation: str, dst: Pieces, src: Pieces, *, add: bool, zero_source: bool, stats: bool) -> Plan:
+def _plan(
+    operation: str, dst: Pieces, src: Pieces, *, add: bool, zero_source: bool, stats: bool | str
+) -> Plan:
     to, of = dst.dtype.name, src.dtype.name
     if operation == "zero":
         if stats:
@@ -264,12 +272,14 @@ def _plan(operation: str, dst: Pieces, src: Pieces, *, add: bool, zero_source: b
     if to not in known or of not in known:
         what = to if to == of else f"{of} into {to}"
         raise TypeError(f"{operation} is not known for {what}: expected {', '.join(known)}")
+    measure = bool(stats) or operation == "stats"
     variant = Variant(
         _stored_as(to),
         _stored_as(of),
         write=operation != "stats",
         add=add and operation == "accumulate",
-        measure=stats or operation == "stats",
+        measure=measure,
+        largest=measure and stats != "norm",
         zero_source=zero_source,
     )
     return Plan("blend", variant, dst, src)
@@ -325,5 +335,4 @@ def merge(parts: Sequence[Stats]) -> Stats:
     """Return the statistics of several passes together."""
     nonfinite = sum(part.nonfinite for part in parts)
     largest = float(np.max([part.max_abs for part in parts], initial=0.0))
-    total = largest if nonfinite else sum((part.sum_of_squares for part in parts), 0.0)
-    return Stats(total, nonfinite, largest)
+    return Stats(sum((part.sum_of_squares for part in parts), 0.0), nonfinite, largest)

@@ -26,7 +26,9 @@ class Variant:
     add : bool
         Read the destination and add to it; otherwise it is overwritten unread.
     measure : bool
-        Gather the statistics of what is written (of the source where nothing is).
+        Gather the statistics of what is written (of the destination as it is where nothing is).
+    largest : bool
+        The largest magnitude belongs to them.
     zero_source : bool
         Leave zeros behind in the source.
     streaming : bool
@@ -40,6 +42,7 @@ class Variant:
     write: bool = True
     add: bool = False
     measure: bool = False
+    largest: bool = False
     zero_source: bool = False
     streaming: bool = False
     rounding: str = "nearest"
@@ -66,6 +69,6 @@ class Variant:
     @property
     def key(self) -> str:
         """A file name that no other variant has."""
-        names = ("write", "add", "measure", "zero_source", "streaming")
+        names = ("write", "add", "measure", "largest", "zero_source", "streaming")
         flags = [name for name in names if getattr(self, name)]
         return "-".join([self.destination, self.source, *flags, self.rounding])

@@ -170,6 +170,28 @@ def test_stats_count_every_nonfinite_value_and_canonicalise_nan():
         assert np.float64(number).view(np.uint64) == 0x7FF8000000000000
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_the_norm_alone_has_the_bits_of_all_statistics(dtype, threads):
+    rng = np.random.default_rng(6)
+    for size, special in itertools.product((0, 1, 31, 255, 257, 2049, 70000, 400000), (False, True)):
+        source = values(rng, size, dtype, special)
+        for beta in (0.0, 1.0):
+            whole, norm = (np.ones(size, np.float32) for _ in range(2))
+            expected = kernels.accumulate(whole, source, alpha=0.5, beta=beta, stats=True)
+            found = kernels.accumulate(norm, source, alpha=0.5, beta=beta, stats="norm")
+            assert norm.tobytes() == whole.tobytes()
+            assert found.nonfinite == expected.nonfinite
+            assert np.float64(found.sum_of_squares).tobytes() == np.float64(expected.sum_of_squares).tobytes()
+            assert math.isnan(found.max_abs)
+
+
+def test_squares_of_float64_that_overflow_are_no_nonfinite_values():
+    array = np.full(3000, 1e200)
+    assert kernels.stats(array) == (math.inf, 0, 1e200)
+    array[5] = np.nan
+    assert kernels.stats(array).nonfinite == 1
+
+
 def test_stats_have_the_same_bits_for_threads_addresses_and_ways():
     rng = np.random.default_rng(7)
     arrays = [rng.standard_normal(n).astype("f4") for n in (1, 0, 5000, 300001, 2048, 700000)]
@@ -282,6 +304,7 @@ def test_overlaps_are_right_or_refused():
         (lambda x: kernels.copy(x, np.zeros(4, "f4")), ValueError, r"shape \(4,\), expected .* \(3,\)"),
         (lambda x: kernels.copy([x], []), ValueError, "1 destinations and 0 sources"),
         (lambda x: kernels.accumulate(x, x, beta=0.5), ValueError, "beta must be 0 or 1, got 0.5"),
+        (lambda x: kernels.accumulate(x, x, stats="max"), ValueError, "True, False or 'norm', got 'max'"),
         (lambda x: kernels.accumulate(x, np.zeros(3, int)), TypeError, "int64 into float32"),
         (lambda x: kernels.accumulate(x, np.zeros(3, FLOAT8[0])), TypeError, "float8_e4m3fn into float32"),
         (lambda x: kernels.scale(np.zeros(3, int), 2), TypeError, "scale is not known for int64"),
