@@ -298,14 +298,20 @@ def count_nonfinite(typing_context, variant, address, extra, mask):
 
 @intrinsic
 def copy_256(typing_context, variant, destination, source, aligned):
-    """Copy 256 bytes; past the caches where the variant streams and `aligned` is no None."""
+    """Copy 256 bytes; past the caches where the variant streams and `aligned` is no None.
+
+    Within the caches by 256 bits at a time: 203 us for 8 MB, against 212 with 512 (Zen 4).
+    """
     streaming = variant.variant.streaming and not isinstance(aligned, types.NoneType)
+    width = 32 if streaming else SHORT[F64]
 
     def generate(context, builder, signature, args):
         _, target, origin, _ = args
         if streaming:
             floats.prefetch(builder, builder.add(origin, ir.Constant(I64, AHEAD)), 256)
-        floats.store(builder, floats.load(builder, I64, 32, origin), target, streaming=streaming)
+        for first in range(0, 32, width):
+            at, of = (builder.add(address, ir.Constant(I64, 8 * first)) for address in (target, origin))
+            floats.store(builder, floats.load(builder, I64, width, of), at, streaming=streaming)
         return context.get_dummy_value()
 
     return types.void(variant, types.int64, types.int64, aligned), generate
