@@ -1,16 +1,19 @@
 """Time the kernels against NumPy and PyTorch, side by side in one process.
 
 Every competitor's result is first compared with float64; then samples are taken in turns, in random
-order, and medians compared. PyTorch is optional; the machine's limits need a C compiler.
+order, and medians compared. PyTorch is optional, and torch.compile needs a C++ compiler; the machine's
+limits need a C compiler. What is missing is left out, and the output says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,9 @@ import numpy as np
 from rich.console import Console
 
 from numscope import kernels
-from numscope.benchmark.limits import LIMITS, limits
+from numscope.benchmark.arguments import add_arguments
+from numscope.benchmark.compiled import compiler, forget
+from numscope.benchmark.limits import LIMITS, build, limits
 from numscope.benchmark.operations import Operation, operations
 from numscope.benchmark.report import Row, as_json, plot, tables
 from numscope.benchmark.sets import SETS
@@ -31,6 +36,9 @@ __all__ = ["add_arguments", "execute", "main", "run"]
 
 _PEERS_NORM = 5e-2
 """Relative error allowed to the peers' norms: they sum in float32, and are 1.3 % off for GPT-2."""
+
+_WIDTH = 180
+"""Columns of a table that is written to a file."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -54,7 +62,7 @@ def verify(slabs: Slabs, operation: Operation) -> None:
     AssertionError
         Naming the competitor: a time without the result is none.
     """
-    competitors = {"numscope": operation.ours, **operation.lists, **operation.flats}
+    competitors = {"numscope": operation.ours, **operation.lists, **operation.flats, **operation.compiled}
     for name, call in competitors.items():
         slabs.restore()
         returned = call()
@@ -76,7 +84,9 @@ def run(
     *,
     rounds: int = 9,
     only: Sequence[str] = (),
+    compiled: str = "flat",
     progress: Callable[[str], None] = lambda text: None,
+    leave_out: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Verify and time all operations.
 
@@ -88,26 +98,51 @@ def run(
     rounds : int
         Samples of each competitor.
     only : sequence of str
-        Names of operations; all by default.
+        Of `OPERATIONS`; all by default.
+    compiled : str
+        What PyTorch is to compile, of `FORMS`: nothing, the flat buffers, or the lists as well.
     progress : callable
         Told what comes next.
+    leave_out : callable
+        Told what is left out and why.
     """
     rows = []
     before = kernels.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
+    progress("preparing")
+    with _tools(compiled, leave_out) as (library, form):
         for set_name in sets:
             slabs = Slabs(SETS[set_name]())
-            wanted = [row for row in operations(slabs) if not only or row.name in only]
+            wanted = [row for row in operations(slabs, form) if not only or row.name in only]
             for number, count in enumerate(threads):
                 _set_threads(count)
-                loops = limits(slabs, count, Path(folder))
+                loops = limits(library, slabs, count)
                 for operation in wanted:
                     progress(f"{set_name}, {count} threads: {operation.name}")
+                    if operation.compiled:
+                        forget()
                     if number == 0:
                         verify(slabs, operation)
                     rows.append(_time(slabs, operation, set_name, count, loops, rounds))
     _set_threads(before)
     return rows
+
+
+@contextmanager
+def _tools(compiled: str, leave_out: Callable[[str], None]) -> Iterator[tuple[ctypes.CDLL | None, str]]:
+    """Get the compilers ready: the loops in C, and what PyTorch is to compile (nothing where it cannot)."""
+    if not HAS_TORCH:
+        leave_out("PyTorch is left out: it is not installed")
+    with tempfile.TemporaryDirectory() as name:
+        library = build(Path(name))
+        if library is None:
+            leave_out("the machine's limits are left out: they need x86-64 and a C compiler, cc")
+        if compiled == "none" or not HAS_TORCH:
+            yield library, "none"
+            return
+        with compiler(Path(name) / "torch") as trouble:
+            if trouble:
+                leave_out(f"torch.compile is left out: {trouble}")
+            yield library, "none" if trouble else compiled
 
 
 def _set_threads(count: int) -> None:
@@ -130,6 +165,7 @@ def _time(
     calls = {"ours": operation.ours}
     calls |= {f"list {name}": call for name, call in operation.lists.items()}
     calls |= {f"flat {name}": call for name, call in operation.flats.items()}
+    calls |= {f"compiled {name}": call for name, call in operation.compiled.items()}
     limiting = [name for name in LIMITS.get(operation.name, ()) if name in loops]
     calls |= {f"limit {name}": loops[name] for name in limiting}
     consumed = operation.consumes
@@ -143,6 +179,7 @@ def _time(
         {name: samples[f"list {name}"] for name in operation.lists},
         {name: samples[f"flat {name}"] for name in operation.flats},
         min((samples[f"limit {name}"] for name in limiting), key=lambda found: found.median, default=None),
+        {name: samples[f"compiled {name}"] for name in operation.compiled},
     )
 
 
@@ -165,39 +202,13 @@ def small_costs() -> dict[str, float]:
     return {name: sample.median for name, sample in interleave(costs, rounds=15, shortest=2e-3).items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the benchmark to a parser."""
-    parser.add_argument("--set", dest="sets", action="append", choices=tuple(SETS), help="default: all")
-    parser.add_argument("--threads", type=_at_least(1), action="append", help="default: 1 and 2")
-    parser.add_argument(
-        "--rounds", type=_at_least(2), default=9, help="samples of each competitor (default 9)"
-    )
-    parser.add_argument("--only", action="append", default=[], help="an operation by its name")
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="write all samples as JSON; without FILE to standard output, and nothing else there",
-    )
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the ratios (needs matplotlib)")
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    """Return the type of an option that is a whole number of at least so many."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-        return int(text)
-
-    return parse
-
-
 def execute(options: argparse.Namespace) -> int:
     """Run the benchmark with parsed options, print its tables, write its files; return the exit status."""
     console = Console(stderr=options.json == "-")
+    if not console.is_terminal:
+        console.width = _WIDTH
     machine = describe_machine()
+    left_out: list[str] = []
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     with console.status("benchmark") as status:
         rows = run(
@@ -205,17 +216,21 @@ def execute(options: argparse.Namespace) -> int:
             options.threads or (1, 2),
             rounds=options.rounds,
             only=options.only,
+            compiled=options.compile,
             progress=status.update,
+            leave_out=left_out.append,
         )
+    for text in left_out:
+        console.print(text)
     for table in tables(rows):
         console.print(table)
     if not options.only:
         for name, seconds in small_costs().items():
             console.print(f"{name}: {seconds * 1e6:.2f} us")
     if options.json == "-":
-        print(as_json(machine, rows))
+        print(as_json(machine, rows, left_out))
     elif options.json:
-        Path(options.json).write_text(as_json(machine, rows))
+        Path(options.json).write_text(as_json(machine, rows, left_out))
     if options.plot:
         plot(machine, rows, options.plot)
     return 0

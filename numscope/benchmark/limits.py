@@ -11,7 +11,7 @@ from pathlib import Path
 
 from numscope.benchmark.slabs import Slabs
 
-__all__ = ["LIMITS", "limits"]
+__all__ = ["LIMITS", "build", "limits"]
 
 LIMITS = {
     "zero": ("zero", "zero_cached"),
@@ -23,7 +23,8 @@ LIMITS = {
 """Row of the table -> the loops that move the same bytes; the best of them counts."""
 
 
-def _build(folder: Path) -> ctypes.CDLL | None:
+def build(folder: Path) -> ctypes.CDLL | None:
+    """Compile the loops into a folder; return None where they cannot be: no compiler, no x86-64."""
     compiler = shutil.which("cc")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
         return None
@@ -36,9 +37,8 @@ def _build(folder: Path) -> ctypes.CDLL | None:
     return ctypes.CDLL(str(library)) if built.returncode == 0 else None
 
 
-def limits(slabs: Slabs, threads: int, folder: Path) -> dict[str, Callable[[], object]]:
-    """Return the hand-written loops over a set's flat slabs, by name; none where they cannot be built."""
-    library = _build(folder)
+def limits(library: ctypes.CDLL | None, slabs: Slabs, threads: int) -> dict[str, Callable[[], object]]:
+    """Return the hand-written loops over a set's flat slabs, by name; none without the library."""
     if library is None:
         return {}
     addresses = [slabs.flat[name].__array_interface__["data"][0] for name in ("a", "g")]

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numscope import kernels
+from numscope.benchmark.compiled import compiled_peers
 from numscope.benchmark.slabs import HAS_TORCH, Slabs
 
-__all__ = ["Operation", "operations"]
+__all__ = ["OPERATIONS", "Operation", "operations"]
+
+OPERATIONS = (
+    "zero",
+    "copy",
+    "accumulate",
+    "overwrite instead of zero + add",
+    "accumulate + zero source",
+    "unscale + nonfinite + norm",
+    "the same, peers without norm",
+    "norm",
+    "unscale + check + accumulate + norm",
+    "bfloat16 into float32",
+    "float16 into float32",
+    "the same chain from bfloat16",
+    "float32 down to bfloat16",
+    "accumulate, lists of arrays, nothing cached",
+)
+"""The rows of the table."""
 
 Call = Callable[[], Any]
 _Peers = dict[str, dict[str, Call]]
@@ -40,6 +59,8 @@ class Operation:
         The slab that a call uses up, so that it must be restored before each.
     tolerance : float
         Largest error of a value, absolute; values are about 1e-3.
+    compiled : dict of str to callable
+        Peers that PyTorch compiles at their first call.
     """
 
     name: str
@@ -51,12 +72,14 @@ class Operation:
     norm_of: str = ""
     consumes: str = ""
     tolerance: float = 1e-9
+    compiled: dict[str, Call] = field(default_factory=dict)
 
 
-def operations(slabs: Slabs) -> list[Operation]:
-    """Return the rows of the table for one set."""
-    rows = [*_moves(slabs), *_float32(slabs), *_mixed(slabs)]
-    return [*rows, _fresh_lists(slabs)]
+def operations(slabs: Slabs, compiled: str = "none") -> list[Operation]:
+    """Return the rows of the table for one set, with what PyTorch is to compile (of `compiled.FORMS`)."""
+    rows = [*_moves(slabs), *_float32(slabs), *_mixed(slabs), _fresh_lists(slabs)]
+    peers = compiled_peers(slabs, _ALPHA, compiled)
+    return [replace(row, compiled=peers.get(row.name, {})) for row in rows]
 
 
 def _prepared(slabs: Slabs, operation: str, dst: str, src: str | None = None, **options: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,11 @@ from numscope.benchmark.timing import Sample
 
 __all__ = ["Row", "as_json", "plot", "tables"]
 
-_BARS = ((0.2, "against_lists", "lists of tensors"), (-0.2, "against_flats", "one flat buffer"))
+_BARS = (
+    (0.27, "against_lists", "best peer on lists of tensors"),
+    (0.0, "against_flats", "best peer on one flat buffer"),
+    (-0.27, "against_compiled", "torch.compile"),
+)
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,9 @@ class Row:
     Parameters
     ----------
     ours, limit : Sample
-    lists, flats : dict of str to Sample
-        The peers, by name.
+    lists, flats, compiled : dict of str to Sample
+        The peers, by name: those that get a list, those that get one flat buffer, those that PyTorch
+        compiled.
     """
 
     set_name: str
@@ -34,6 +39,7 @@ class Row:
     lists: dict[str, Sample]
     flats: dict[str, Sample]
     limit: Sample | None = None
+    compiled: dict[str, Sample] = field(default_factory=dict)
 
     @staticmethod
     def _best(peers: dict[str, Sample]) -> tuple[str, float] | None:
@@ -50,6 +56,12 @@ class Row:
     def against_flats(self) -> float | None:
         """How many times as long the best peer on a flat buffer takes."""
         best = self._best(self.flats)
+        return best and best[1] / self.ours.median
+
+    @property
+    def against_compiled(self) -> float | None:
+        """How many times as long PyTorch's compiled program takes."""
+        best = self._best(self.compiled)
         return best and best[1] / self.ours.median
 
     @property
@@ -75,7 +87,17 @@ def tables(rows: list[Row]) -> list[Table]:
             title=f"{set_name}, {threads} thread{'s' if threads > 1 else ''} (microseconds, medians)"
         )
         table.add_column("operation")
-        for name in ("numscope", "best on lists", "ratio", "best on flat", "ratio", "of limit"):
+        with_compiled = any(row.compiled for row in rows)
+        compiled_columns = ("compiled", "ratio") if with_compiled else ()
+        for name in (
+            "numscope",
+            "best on lists",
+            "ratio",
+            "best on flat",
+            "ratio",
+            *compiled_columns,
+            "of limit",
+        ):
             table.add_column(name, justify="right")
         for row in rows:
             if (row.set_name, row.threads) == (set_name, threads):
@@ -86,19 +108,18 @@ def tables(rows: list[Row]) -> list[Table]:
                     _ratio(row.against_lists),
                     _peer(row.flats),
                     _ratio(row.against_flats),
+                    *((_peer(row.compiled), _ratio(row.against_compiled)) if with_compiled else ()),
                     _ratio(row.of_limit),
                 )
         result.append(table)
     return result
 
 
-def as_json(machine: dict[str, Any], rows: list[Row]) -> str:
-    """Return everything that was measured, in seconds."""
-    values = []
-    for row in rows:
-        ratios = {name: getattr(row, name) for name in ("against_lists", "against_flats", "of_limit")}
-        values.append({**asdict(row), **ratios})
-    return json.dumps({"machine": machine, "rows": values}, indent=1)
+def as_json(machine: dict[str, Any], rows: list[Row], left_out: list[str]) -> str:
+    """Return everything that was measured, in seconds, and what was left out and why."""
+    names = ("against_lists", "against_flats", "against_compiled", "of_limit")
+    values = [{**asdict(row), **{name: getattr(row, name) for name in names}} for row in rows]
+    return json.dumps({"machine": machine, "left_out": left_out, "rows": values}, indent=1)
 
 
 def plot(machine: dict[str, Any], rows: list[Row], path: Path) -> None:
@@ -118,12 +139,9 @@ def plot(machine: dict[str, Any], rows: list[Row], path: Path) -> None:
     axes = figure.subplots(height, columns, squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=False):
         shown = [row for row in rows if (row.set_name, row.threads) == panel][::-1]
-        for shift, name, label in (
-            (0.2, "against_lists", "lists of tensors"),
-            (-0.2, "against_flats", "one flat buffer"),
-        ):
+        for shift, name, label in _BARS:
             places = [number + shift for number in range(len(shown))]
-            axis.barh(places, [getattr(row, name) or 0 for row in shown], 0.4, label=f"best peer on {label}")
+            axis.barh(places, [getattr(row, name) or 0 for row in shown], 0.27, label=label)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_yticks(range(len(shown)), [row.operation for row in shown], fontsize=7)

@@ -1,0 +1,93 @@
+"""The options of the benchmark. All that can be wrong with them is found before anything is timed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from numscope.benchmark.compiled import FORMS
+from numscope.benchmark.operations import OPERATIONS
+from numscope.benchmark.sets import SETS
+
+__all__ = ["add_arguments"]
+
+_DRAWINGS = (".png", ".svg", ".pdf")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the benchmark to a parser."""
+    parser.add_argument("--set", dest="sets", action="append", choices=tuple(SETS), help="default: all")
+    parser.add_argument("--threads", type=_at_least(1), action="append", metavar="N", help="default: 1 and 2")
+    parser.add_argument(
+        "--rounds", type=_at_least(2), default=9, metavar="N", help="samples of each competitor (default: 9)"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=OPERATIONS,
+        metavar="OPERATION",
+        help="time one row of the table alone; may be given again; by its name: " + "; ".join(OPERATIONS),
+    )
+    parser.add_argument(
+        "--compile",
+        choices=FORMS,
+        default="flat",
+        help="what torch.compile makes programs for: flat, the flat buffers, a second each; lists, the lists "
+        "of tensors as well, up to a minute each for 161 tensors and many for 1,000 (default: flat)",
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        type=_json,
+        metavar="FILE",
+        help="write all samples as JSON; without FILE to standard output, and nothing else there",
+    )
+    parser.add_argument(
+        "--plot",
+        type=_drawing,
+        metavar="FILE",
+        help=f"draw the ratios, as {', '.join(_DRAWINGS)} (needs matplotlib)",
+    )
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number of at least so many."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _json(text: str) -> str:
+    return text if text == "-" else str(_writable(text))
+
+
+def _drawing(text: str) -> Path:
+    path = _writable(text)
+    if path.suffix.lower() not in _DRAWINGS:
+        raise argparse.ArgumentTypeError(f"expected a file name with {', '.join(_DRAWINGS)}, got {text!r}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("drawing needs matplotlib: pip install 'numscope[viz]'")
+    return path
+
+
+def _writable(text: str) -> Path:
+    path = Path(text)
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder, expected the name of a file to write")
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be written: there is no folder {str(folder)!r}; make it"
+        )
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: it is read-only for you")
+    return path
