@@ -12,6 +12,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,11 @@ from numscope.training import Settings, Training
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from numscope.reporting import Run
-
 __all__ = ["main"]
 
 FAILED, WRONG_ARGUMENTS, INTERRUPTED = 1, 2, 130
 STDOUT = "-"
-TASKS: dict[str, Callable[[datasets.Dataset, Settings], Run]] = {
+TASKS: dict[str, type[Training] | type[SequenceTraining]] = {
     "digits": Training,
     "sequences": SequenceTraining,
 }
@@ -126,15 +125,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run(commands: Any) -> None:
-    defaults = Settings()
+    defaults = Training.defaults
     run = commands.add_parser(
         "run",
         help="train a classifier with accumulated gradients",
         description=RUN_HELP,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # what is not said is the task's own to choose
     )
-    run.add_argument("data", metavar="DATA", nargs="?", help="default: the handwritten digits")
+    run.add_argument("data", metavar="DATA", nargs="?", default=None, help="default: the handwritten digits")
     add = run.add_argument
     add(
         "--task",
@@ -143,55 +143,50 @@ def _add_run(commands: Any) -> None:
         help="digits: a perceptron; sequences: a recurrent net that reads square images row by row, each cut "
         "at a random length (default: %(default)s)",
     )
-    add("--device", type=_device, default=defaults.device, help="auto, cpu or cuda (default: %(default)s)")
+    add("--device", type=_device, help=f"auto, cpu or cuda (default: {defaults.device})")
     add(
         "--micro-batch",
         type=_count,
-        default=defaults.micro_batch,
         metavar="N",
-        help="examples in a micro-batch (default: %(default)s)",
+        help=f"examples in a micro-batch (default: {_defaults('micro_batch')})",
     )
     add(
         "--accumulate",
         type=_count,
-        default=defaults.accumulate,
         metavar="N",
-        help="micro-batches in a step (default: %(default)s)",
+        help=f"micro-batches in a step (default: {_defaults('accumulate')})",
     )
-    add("--steps", type=_count, default=defaults.steps, metavar="N", help="default: %(default)s")
+    add("--steps", type=_count, metavar="N", help=f"default: {_defaults('steps')}")
     rates = ", ".join(f"{kind.default_lr:g} for {name}" for name, kind in OPTIMIZERS.items())
     add("--lr", type=_positive, metavar="RATE", help=f"learning rate (default: {rates})")
     widths = ",".join(map(str, defaults.hidden))
     add(
         "--hidden",
         type=_widths,
-        default=defaults.hidden,
         metavar="N[,N...]",
         help=f"widths of the hidden layers (default: {widths})",
     )
     add(
         "--optimizer",
         choices=sorted(OPTIMIZERS),
-        default=defaults.optimizer,
-        help="sgd is with momentum (default: %(default)s)",
+        help=f"sgd is with momentum (default: {defaults.optimizer})",
     )
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
-        default=defaults.dtype,
-        help="of a micro-batch's gradients, which are summed in float32 (default: %(default)s)",
+        help=f"of a micro-batch's gradients, which are summed in float32 (default: {defaults.dtype})",
     )
     add(
         "--max-norm",
         type=_positive,
-        default=defaults.max_norm,
         metavar="NORM",
-        help="clip the gradient to this L2 norm (default: %(default)s)",
+        help=f"clip the gradient to this L2 norm (default: {defaults.max_norm})",
     )
-    add("--seed", type=_seed, default=defaults.seed, metavar="N", help="default: %(default)s")
+    add("--seed", type=_seed, metavar="N", help=f"default: {defaults.seed}")
     add(
         "--save",
         type=Path,
+        default=None,
         metavar="FILE",
         help="write the parameters to this safetensors file; also what an interrupted run came to",
     )
@@ -199,10 +194,17 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(command=_run, name="run")
 
 
+def _defaults(field: str) -> str:
+    """Return a setting's default, and what other tasks have instead."""
+    values = {task: getattr(kind.defaults, field) for task, kind in TASKS.items()}
+    return "; ".join([str(values.pop("digits")), *(f"{task}: {value}" for task, value in values.items())])
+
+
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--json",
         nargs="?",
+        default=None,
         const=STDOUT,
         type=_json_target,
         metavar="FILE",
@@ -216,21 +218,12 @@ def _run(options: argparse.Namespace) -> int:
     for target in (options.save, options.json):
         if target is not None and target != STDOUT:
             _check_writable(Path(target))
-    settings = Settings(
-        device=options.device,
-        micro_batch=options.micro_batch,
-        accumulate=options.accumulate,
-        steps=options.steps,
-        lr=options.lr,
-        hidden=options.hidden,
-        optimizer=options.optimizer,
-        dtype=options.dtype,
-        max_norm=options.max_norm,
-        seed=options.seed,
-    )
+    task = TASKS[options.task]
+    given = {f.name: getattr(options, f.name) for f in fields(Settings) if hasattr(options, f.name)}
+    settings = replace(task.defaults, **given)
     dataset = datasets.load(options.data, settings.seed) if options.data else datasets.digits(settings.seed)
     console = _console(options.json)
-    training = TASKS[options.task](dataset, settings)
+    training = task(dataset, settings)
     with ProgressView(console, settings.steps) as progress, _stop_on_interrupt() as stop:
         for step in training.steps():
             progress.show(step)

@@ -116,6 +116,7 @@ def report_table(run: Run, report: Report, stopped: bool) -> Table:
         "loss of the last step": "-" if report.loss is None else f"{report.loss:.4f}",
         "test accuracy": f"{report.accuracy:.4f}",
         "accumulated against one batch": _difference(report),
+        "against PyTorch's gradients": _torch_difference(report),
         "arena peak, planned": _bytes(report.planned_peak),
         "arena peak, reached": _bytes(report.reached_peak),
         "segments taken after the first step": str(report.segments_taken),
@@ -127,7 +128,8 @@ def report_table(run: Run, report: Report, stopped: bool) -> Table:
         "preparation; checks": f"{times.preparation:.3f} s; {times.checks:.3f} s",
     }
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        if value is not None:
+            table.add_row(name, escape(value))
     if dataset.source:
         table.caption = escape(dataset.source)
     return table
@@ -191,8 +193,15 @@ def _difference(report: Report) -> str:
     return f"{report.differences[name]:.1e} ({name}; {len(report.checked_steps)} steps checked)"
 
 
-def _bytes(nbytes: int | None) -> str:
-    return "-" if nbytes is None else f"{nbytes:,} bytes ({format_size(nbytes)})"
+def _torch_difference(report: Report) -> str | None:
+    if report.torch_differences is None or not report.checked_steps:
+        return None
+    worst = [f"{max(found.values()):.1e} in {dtype}" for dtype, found in report.torch_differences.items()]
+    return ", ".join(worst) or "- (it is not installed)"
+
+
+def _bytes(nbytes: int) -> str:
+    return f"{nbytes:,} bytes ({format_size(nbytes)})"
 
 
 def _rate(report: Report) -> str:

@@ -93,10 +93,11 @@ class Tally:
         examples_in_epoch: int,
         differences: Mapping[str, float],
         checked_steps: Sequence[int],
-        planned_peak: int | None,
+        planned_peak: int,
         preparation: float,
         checks: float,
         times_products: bool,
+        torch_differences: Mapping[str, Mapping[str, float]] | None = None,
     ) -> Report:
         """Return what the run came to; the arguments are those of `Report` and `Times`.
 
@@ -116,6 +117,11 @@ class Tally:
             epochs=self.examples / examples_in_epoch,
             differences=dict(differences) if checked_steps else {},
             checked_steps=tuple(checked_steps),
+            torch_differences=(
+                None
+                if torch_differences is None
+                else {dtype: dict(found) for dtype, found in torch_differences.items()}
+            ),
             planned_peak=planned_peak,
             reached_peak=arena.peak,
             segments_taken=0 if self.first is None else arena.segments_taken - self.segments,
@@ -174,8 +180,11 @@ class Report:
         gradient of the same examples as one batch.
     checked_steps : tuple of int
         The steps in which these were compared.
-    planned_peak : int or None
-        Bytes of the arena; None where the task cannot be planned.
+    torch_differences : dict of str to (dict of str to float), or None
+        dtype -> parameter -> ``|a - b| / |b|``, where b is PyTorch's gradient for the same weights and
+        examples; empty where PyTorch is not installed, None where the task does not compare.
+    planned_peak : int
+        Bytes of the arena.
     reached_peak : int
         Bytes of the arena.
     segments_taken : int
@@ -193,7 +202,8 @@ class Report:
     epochs: float
     differences: dict[str, float]
     checked_steps: tuple[int, ...]
-    planned_peak: int | None
+    torch_differences: dict[str, dict[str, float]] | None
+    planned_peak: int
     reached_peak: int
     segments_taken: int
     examples_per_second: float | None

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -147,6 +147,8 @@ class Training:
     description : str
         Names the model, for people.
     arena : Arena
+    defaults : Settings
+        Of the class: what this task is run with if nothing else is said.
 
     Raises
     ------
@@ -164,6 +166,8 @@ class Training:
     >>> training.report().segments_taken
     0
     """
+
+    defaults: ClassVar[Settings] = Settings()
 
     def __init__(self, dataset: Dataset, settings: Settings) -> None:
         start = time.perf_counter()

@@ -109,16 +109,6 @@ class TestRun:
             accuracies.append(json.loads(capsys.readouterr().out)["accuracy"])
         assert accuracies[0] == accuracies[1] == accuracies[2] >= 0.9
 
-    def test_sequences(self, capsys, tmp_path):
-        options = ["--task", "sequences", "--save", tmp_path / "p.safetensors", "--json"]
-        assert run("run", *QUICK, *options, "--steps", "2") == 0
-        values = json.loads(capsys.readouterr().out)
-        assert values["model"].startswith("Elman net 8-16-10")
-        assert values["planned_peak"] is None
-        assert values["steps"] == 2
-        assert values["largest_difference"] <= 1e-5
-        assert "w_state" in storage.load(tmp_path / "p.safetensors")
-
     def test_a_name_like_markup_is_shown_as_it_is(self, capsys, data, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         os.rename(data, "[red]a[&red].npz")

@@ -1,18 +1,14 @@
-"""A recurrent net as people train it: against PyTorch, as a run, and as the example shows it."""
+"""A recurrent net as people train it: against PyTorch, and as the example shows it."""
 
 import runpy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from numscope import datasets, storage
 from numscope.arena import Arena
-from numscope.errors import BindingError
 from numscope.operators import gradient
-from numscope.sequences import SequenceTraining, recurrent_net
-from numscope.training import Settings
+from numscope.recurrent import recurrent_net
 from numscope.workspace import Workspace
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -64,39 +60,6 @@ def test_gradients_are_those_of_pytorch(device, dtype, steps):
         assert gradients["start"] == "start_grad"
         assert "rows" not in gradients
         ws.clear()
-
-
-def test_a_run_learns_and_accumulates_right(tmp_path):
-    settings = Settings(device="cpu", steps=30, micro_batch=16, accumulate=3, hidden=(32,))
-    training = SequenceTraining(datasets.digits(), settings)
-    losses = [step.loss for step in training.steps()]
-    report = training.report()
-    assert np.mean(losses[-5:]) < 0.7 * losses[0]
-    assert report.accuracy > 0.5
-    assert report.checked_steps == (1, 2, 3, 30)
-    assert max(report.differences.values()) <= 1e-5
-    assert report.segments_taken == 0
-    assert (report.steps, report.micro_batches, report.examples) == (30, 90, 1440)
-    training.save(tmp_path / "weights.safetensors")
-    saved = storage.load(tmp_path / "weights.safetensors")
-    assert sorted(saved) == ["b_in", "b_out", "w_in", "w_out", "w_state"]
-
-
-def test_a_run_is_a_function_of_its_seed():
-    settings = Settings(device="cpu", steps=3, micro_batch=8, accumulate=2, hidden=(8,), seed=5)
-    runs = [[step.loss for step in SequenceTraining(datasets.digits(5), settings).steps()] for _ in range(2)]
-    assert runs[0] == runs[1]
-
-
-def test_what_the_task_does_not_have_says_why():
-    data = datasets.digits()
-    with pytest.raises(BindingError, match=r"one hidden layer in float32, got widths \(8, 8\)"):
-        SequenceTraining(data, Settings(hidden=(8, 8)))
-    with pytest.raises(BindingError, match="dtype bfloat16"):
-        SequenceTraining(data, Settings(dtype="bfloat16"))
-    narrow = replace(data, train_features=data.train_features[:, :63])
-    with pytest.raises(BindingError, match="has 63 features an example; expected 4, 9, 16"):
-        SequenceTraining(narrow, Settings())
 
 
 def test_the_example_runs(capsys):
