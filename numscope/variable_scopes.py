@@ -4,7 +4,7 @@ A variable scope adds its name to the names of variables, opens a name scope of 
 down `reuse`, `initializer`, `dtype`, `trainable` and `seed`. It can be entered again by the object that
 ``with`` returned. Scopes belong to the thread that entered them; the variables are everybody's.
 
-The names of variables and variable scopes are made of TensorFlow's characters: ``A-Z a-z 0-9 _ . - / \\ >``.
+The names of variables and variable scopes are made of TensorFlow's characters: ``A-Z a-z 0-9 _ . - / \ >``.
 The full name of a variable begins with a letter, a digit or "."; "" is a name as well. Names are joined by
 "/", also where one of them is empty or has "/" at an end: a scope "" inside of "a" is "a/", and a variable
 "w" of that is "a//w".
