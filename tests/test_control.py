@@ -92,6 +92,15 @@ def test_only_bound_names_are_visible_inside(ws):
     assert any("while running Do" in note for note in caught.value.__notes__)
 
 
+def test_a_do_may_bind_its_own_scope(ws):
+    """As any other blob: then it is twice among the inputs, or the outputs."""
+    ws.run(op("CreateScope", "", "s"))
+    ws.run(op("Do", "s s", "h s", net=Net("b", [op("HasScope", "t", "h")]), inner_blobs=["t", "h"],
+              outer_blobs_idx=[0, 1]))  # fmt: skip
+    assert ws["h"]
+    assert len(ws["s"]) == 1
+
+
 def test_a_body_that_overwrites_its_input_saves_it_and_nothing_else(ws):
     ws["x"], ws["w"] = np.array([0.5]), np.array([2.0])
     steps = Do(Net("b", [op("Mul", "x w", "t"), op("Tanh", "t", "x")]))

@@ -236,6 +236,15 @@ def test_only_definitions_can_be_built(ws):
         (Operator("Gather", ["x", "i"], ["y"]), OperatorError, r"indices must lie in 0..2, got 7..7"),
         (Operator("Gather", ["x", "m"], ["y"]), BlobTypeError, "must be integers, got float64"),
         (Operator("Slice", ["x"], ["y"], starts=[2], ends=[1]), OperatorError, "is not a range"),
+        (Operator("Slice", ["x"], ["y"], starts=[2]), OperatorError, "expected starts and ends, both as"),
+        (Operator("Slice", ["x", "i"], ["y"]), OperatorError, "expected starts and ends, both as"),
+        (
+            Operator("ConstantFill", [], ["y"], value=1.5, dtype="int32"),
+            OperatorError,
+            "cannot hold value 1.5",
+        ),
+        (Operator("ConstantFill", [], ["y"], shape=[-1]), OperatorError, "no negative lengths, got"),
+        (Operator("Reshape", ["x", "i0"], ["y", "o"]), OperatorError, "must have one dimension, got shape"),
         (Operator("Reshape", ["x"], ["y", "o"], shape=[2, -1]), OperatorError, "3 elements .* do not fit"),
         (Operator("Reshape", ["x"], ["y", "o"], shape=[-1, -1]), OperatorError, "at most one -1"),
         (Operator("Concat", ["x", "m"], ["y", "o"], axis=0), OperatorError, "does not fit"),
@@ -250,6 +259,7 @@ def test_only_definitions_can_be_built(ws):
 )
 def test_what_cannot_run_says_why(ws, operator, error, message):
     ws["x"], ws["m"], ws["one"] = np.ones(3), np.ones((2, 2)), np.ones(1)
+    ws["i0"] = np.array(3)
     ws["i"], ws["b"], ws["text"] = np.array([7]), np.array([True]), "words"
     ws.create_blob("empty")
     with pytest.raises(error, match=message):

@@ -129,6 +129,8 @@ def test_logic_takes_bool_only(ws):
         ({"shape": [2], "value": 3}, np.full(2, 3, np.int64)),
         ({"shape": [1], "value": 1, "dtype": 5}, np.array([True])),
         ({"shape": [1], "value": 1.5, "dtype": "float16"}, np.array([1.5], np.float16)),
+        ({"shape": [1], "value": 1.5, "dtype": "FLOAT"}, np.array([1.5], np.float32)),
+        ({"shape": [1], "value": 200, "dtype": "byte"}, np.array([200], np.uint8)),
     ],
 )
 def test_constant_fill(ws, arguments, expected):
@@ -152,8 +154,35 @@ def test_given_fills(ws):
     np.testing.assert_array_equal(ws.fetch("x"), np.array([[1, 2.5], [3, 4]], np.float32), strict=True)
     ws.run(Operator("GivenTensorInt64Fill", [], ["i"], shape=[], values=[2**40]))
     np.testing.assert_array_equal(ws.fetch("i"), np.array(2**40), strict=True)
+    ws.run(Operator("GivenTensorFill", [], ["x"], shape=[2], values=[1, 2], dtype="int32"))
+    np.testing.assert_array_equal(ws.fetch("x"), np.array([1, 2], np.int32), strict=True)
+    ws.run(Operator("GivenTensorFill", ["x"], ["y"], extra_shape=[1], values=[3, 4]))
+    np.testing.assert_array_equal(ws.fetch("y"), np.array([[3], [4]], np.float32), strict=True)
+    with pytest.raises(OperatorError, match=r"2 values do not fill shape \(1, 2, 2\)"):
+        ws.run(
+            Operator("GivenTensorInt64Fill", ["x"], ["y"], input_as_shape=1, extra_shape=[2], values=[3, 4])
+        )
     with pytest.raises(OperatorError, match="3 values do not fill shape"):
         ws.run(Operator("GivenTensorFill", [], ["x"], shape=[2], values=[1, 2, 3]))
+
+
+def test_reshape_tells_the_old_shape_in_the_type_of_the_new(ws):
+    ws["x"], ws["shape"] = np.zeros((2, 3)), np.array([3, -1], np.int32)
+    ws.run(Operator("Reshape", ["x", "shape"], ["y", "old"]))
+    assert ws["y"].shape == (3, 2)
+    np.testing.assert_array_equal(ws.fetch("old"), np.array([2, 3], np.int32), strict=True)
+    ws.run(Operator("Reshape", ["x"], ["x", "old"], shape=[6]))
+    np.testing.assert_array_equal(ws.fetch("old"), np.array([2, 3]), strict=True)
+    assert ws["x"].shape == (6,)
+
+
+def test_slices_of_nothing_and_of_a_tensor_without_dimensions(ws):
+    ws["x"], ws["none"] = np.array(3.0), np.zeros((2, 0))
+    ws.run(Operator("Slice", ["x"], ["y"], starts=[], ends=[]))
+    ws.run(Operator("SliceGradient", ["x", "y"], ["dx"], starts=[], ends=[]))
+    assert ws["y"] == ws["dx"] == 3.0
+    ws.run(Operator("Slice", ["none"], ["y"], starts=[0, 5], ends=[1, -3]))
+    assert ws["y"].shape == (1, 0)
 
 
 def test_free_empties_blobs_and_keeps_their_names(ws):

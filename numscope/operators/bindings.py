@@ -37,7 +37,8 @@ def bindings_of(definition: Operator) -> dict[str, str]:
         )
     if not inputs:
         raise fail("the scope blob must be the last input")
-    if len(set(inputs)) != len(inputs):
+    # Without the scope, which may be bound as well, as any other blob.
+    if len(set(inputs[:-1])) != len(inputs) - 1:
         raise fail("duplicate input blobs")
     if not outputs:
         raise fail("the scope blob must be the last output")
@@ -46,7 +47,7 @@ def bindings_of(definition: Operator) -> dict[str, str]:
             "the last input and the last output must be one scope blob, "
             f"got {inputs[-1]!r} and {outputs[-1]!r}"
         )
-    if len(set(outputs)) != len(outputs):
+    if len(set(outputs[:-1])) != len(outputs) - 1:
         raise fail("duplicate output blobs")
     outer_names = inputs[:-1] + outputs[:-1]
     bindings: dict[str, str] = {}

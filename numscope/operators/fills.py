@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,39 +17,69 @@ if TYPE_CHECKING:
 __all__ = ["ConstantFillOp", "GivenTensorFillOp", "GivenTensorInt64FillOp"]
 
 
-@register_operator(
-    "ConstantFill",
-    inputs=(0, 1),
-    outputs=1,
-    in_place=[(0, 0)],
-    arguments={
-        "shape": ("ints", ()),
-        "value": ("number", 0.0),
-        "dtype": ("dtype", None),
-        "input_as_shape": ("bool", False),
-        "extra_shape": ("ints", ()),
-    },
-    stops_gradient=True,
-)
-class ConstantFillOp(TensorOperator):
-    """A tensor of one value.
+SHAPE: dict[str, Any] = {
+    "shape": ("ints", ()),
+    "input_as_shape": ("bool", False),
+    "extra_shape": ("ints", ()),
+}
 
-    Its shape is the argument's; or that of the input (with `input_as_shape`, the input's values) followed
-    by `extra_shape`. Its dtype is the argument's, or float32, or int64 if the value is an integer;
-    ``dtype="input"`` takes the input's, and makes an empty blob of an empty one, as the gradient of what
-    a branch that was not taken would have made.
+
+class FillOp(TensorOperator):
+    """A tensor whose shape is the argument's, or that of the input, followed by `extra_shape`.
+
+    With `input_as_shape` the input's values are the shape.
     """
 
     def __init__(self, definition: Operator) -> None:
         super().__init__(definition)
         self.shape: Shape = self.argument("shape")
         self.extra: Shape = self.argument("extra_shape")
-        self.value = self.argument("value")
         self.shape_in_values = bool(self.argument("input_as_shape"))
         if self.inputs and self.shape:
             raise self.fail("shape and an input exclude one another: the input gives the shape")
         if not self.inputs and (self.extra or self.shape_in_values):
             raise self.fail("input_as_shape and extra_shape need an input")
+        self._check_lengths(self.shape)
+
+    def wanted_shape(self, ws: Workspace) -> Shape:
+        """Return the shape that the output shall have."""
+        if not self.inputs:
+            return self.shape
+        like = self.tensor(ws, 0)
+        if not self.shape_in_values:
+            return (*like.shape, *self.extra)
+        if like.ndim != 1 or like.dtype.kind not in "iu":
+            raise self.fail(
+                f"the input is a shape: one dimension of integers; got {like.dtype} of shape {like.shape}"
+            )
+        shape = (*(int(n) for n in like.tolist()), *self.extra)
+        self._check_lengths(shape)
+        return shape
+
+    def _check_lengths(self, shape: Shape) -> None:
+        if any(n < 0 for n in shape):
+            raise self.fail(f"a shape has no negative lengths, got {shape}")
+
+
+@register_operator(
+    "ConstantFill",
+    inputs=(0, 1),
+    outputs=1,
+    in_place=[(0, 0)],
+    arguments={**SHAPE, "value": ("number", 0.0), "dtype": ("dtype", None)},
+    stops_gradient=True,
+)
+class ConstantFillOp(FillOp):
+    """A tensor of one value.
+
+    Its dtype is the argument's, or float32, or int64 if the value is an integer; ``dtype="input"`` takes
+    the input's, and makes an empty blob of an empty one, as the gradient of what a branch that was not
+    taken would have made.
+    """
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        self.value = self.argument("value")
         dtype = self.argument("dtype")
         self.dtype: np.dtype[np.generic] | None
         if dtype == "input":
@@ -60,76 +90,80 @@ class ConstantFillOp(TensorOperator):
             self.dtype = np.dtype(np.float32 if isinstance(self.value, float) else np.int64)
         else:
             self.dtype = data_type(dtype)
+            if self.dtype.kind in "iu" and self.value != int(self.value):
+                raise self.fail(f"{self.dtype.name} cannot hold value {self.value}")
 
     def run(self, ws: Workspace) -> None:
-        shape, dtype = self.shape, self.dtype
-        if self.inputs:
-            if dtype is None and ws[self.inputs[0]] is None:
+        dtype = self.dtype
+        if dtype is None:
+            if ws[self.inputs[0]] is None:
                 self.empty_output(ws, 0)
                 return
-            like = self.tensor(ws, 0)
-            if self.shape_in_values:
-                if like.ndim != 1 or like.dtype.kind not in "iu":
-                    raise self.fail(
-                        "the input is a shape: one dimension of integers; "
-                        f"got {like.dtype} of shape {like.shape}"
-                    )
-                shape = tuple(int(n) for n in like.tolist())
-            else:
-                shape = like.shape
-            shape = (*shape, *self.extra)
-            dtype = like.dtype if dtype is None else dtype
-        if dtype is None or any(n < 0 for n in shape):
-            raise self.fail(f"a shape has no negative lengths, got {shape}")
-        self.output(ws, 0, shape, dtype).fill(self.value)
+            dtype = self.tensor(ws, 0).dtype
+        self.output(ws, 0, self.wanted_shape(ws), dtype).fill(self.value)
 
 
-class GivenFillOp(TensorOperator):
+class GivenFillOp(FillOp):
     """A tensor of given values, in row-major order."""
-
-    dtype: ClassVar[str]
 
     def __init__(self, definition: Operator) -> None:
         super().__init__(definition)
-        shape, values = self.argument("shape"), self.argument("values")
-        if math.prod(shape) != len(values):
-            raise self.fail(
-                f"{len(values)} values do not fill shape {shape}, which has {math.prod(shape)} elements"
-            )
-        self.values = np.array(values, self.dtype).reshape(shape)
+        self.values = np.array(self.argument("values"), self.dtype)
+        if not self.inputs:
+            self._check_size(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The dtype of the values."""
+        raise NotImplementedError
 
     def run(self, ws: Workspace) -> None:
-        y = self.output(ws, 0, self.values.shape, self.values.dtype)
+        shape = self.wanted_shape(ws)
+        if self.inputs:
+            self._check_size(shape)
+        values = self.values.reshape(shape)
+        y = self.output(ws, 0, shape, values.dtype)
         if array_module(ws.device) is np:
-            np.copyto(y, self.values)
+            np.copyto(y, values)
         else:
-            y.set(self.values)  # CuPy's copy from the host
+            y.set(values)  # CuPy's copy from the host
+
+    def _check_size(self, shape: Shape) -> None:
+        if math.prod(shape) != self.values.size:
+            raise self.fail(
+                f"{self.values.size} values do not fill shape {shape}, which has {math.prod(shape)} elements"
+            )
 
 
 @register_operator(
     "GivenTensorFill",
-    inputs=0,
+    inputs=(0, 1),
     outputs=1,
-    arguments={"shape": ("ints", ()), "values": "numbers"},
+    in_place=[(0, 0)],
+    arguments={**SHAPE, "values": "numbers", "dtype": ("dtype", "float32")},
     stops_gradient=True,
 )
 class GivenTensorFillOp(GivenFillOp):
-    """A float32 tensor of given values."""
+    """A tensor of given values, of float32 unless `dtype` says otherwise."""
 
-    dtype = "float32"
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The dtype of the values."""
+        return data_type(self.argument("dtype"))
 
 
 @register_operator(
     "GivenTensorInt64Fill",
-    inputs=0,
+    inputs=(0, 1),
     outputs=1,
-    arguments={"shape": ("ints", ()), "values": "ints"},
+    in_place=[(0, 0)],
+    arguments={**SHAPE, "values": "ints"},
     stops_gradient=True,
 )
 class GivenTensorInt64FillOp(GivenFillOp):
     """An int64 tensor of given values."""
 
-    dtype = "int64"
+    dtype = np.dtype(np.int64)
 
 
 @register_operator("LayoutFill", inputs=1, outputs=1, stops_gradient=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -88,14 +88,19 @@ class ReshapeOp(TensorOperator):
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         x = self.tensor(ws, 0)
-        wanted = self.shape if self.shape is not None else tuple(integers(self, ws, 1).tolist())
+        wanted, dtype = self.shape, INT64
+        if wanted is None:
+            given = integers(self, ws, 1)
+            if given.ndim != 1:
+                raise self.fail(f"the new shape must have one dimension, got shape {given.shape}")
+            wanted, dtype = tuple(given.tolist()), given.dtype
         shape = self.resolve(x, wanted)
         y = self.output(ws, 0, shape, x.dtype)
         if y is not x:
             xp.copyto(y, x.reshape(shape))
-        old = self.output(ws, 1, (x.ndim,), INT64)
+        old = self.output(ws, 1, (x.ndim,), dtype)
         if x.ndim:
-            old[...] = xp.asarray(x.shape, INT64)
+            old[...] = xp.asarray(x.shape, dtype)
 
     def resolve(self, x: Array, wanted: Shape) -> Shape:
         """Return the shape that is meant by one with zeros and at most one -1."""
@@ -172,9 +177,18 @@ class SplitOp(TensorOperator):
 class SlicingOp(TensorOperator):
     """What Slice and its gradient share."""
 
-    def window(self, ws: Workspace, shape: Shape, has_inputs: bool) -> tuple[slice | EllipsisType, ...]:
+    tensors: ClassVar[int]  # inputs beside the starts and ends
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        windows = len(self.inputs) - self.tensors
+        given = self.argument("starts") is not None and self.argument("ends") is not None
+        if windows not in (0, 2) or given == (windows == 2):
+            raise self.fail("expected starts and ends, both as arguments or both as inputs")
+
+    def window(self, ws: Workspace, shape: Shape) -> tuple[slice | EllipsisType, ...]:
         """Return the slices; negative starts and ends count from the length plus one, as in Caffe2."""
-        if has_inputs:
+        if len(self.inputs) > self.tensors:
             starts = tuple(integers(self, ws, 1).reshape(-1).tolist())
             ends = tuple(integers(self, ws, 2).reshape(-1).tolist())
         else:
@@ -185,22 +199,26 @@ class SlicingOp(TensorOperator):
         for start, end, length in zip(starts, ends, shape, strict=False):
             first = min(start + length + 1 if start < 0 else start, length)
             last = min(end + length + 1 if end < 0 else end, length)
+            if not length:
+                first = last = 0  # whatever was asked for, as in Caffe2
             if not 0 <= first <= last:
                 raise self.fail(f"the slice {start}:{end} of {length} elements is not a range")
             window.append(slice(first, last))
         return (*window, ...)  # with the ellipsis it is a view also of a tensor without dimensions
 
 
-SLICE: dict[str, Any] = {"starts": ("ints", ()), "ends": ("ints", ())}
+SLICE: dict[str, Any] = {"starts": ("ints", None), "ends": ("ints", None)}
 
 
 @register_operator("Slice", inputs=(1, 3), outputs=1, arguments=SLICE, gradient=_slice_gradient)
 class SliceOp(SlicingOp):
     """Y = X[starts:ends]; these are arguments, or the second and third input. An end of -1 is the length."""
 
+    tensors = 1
+
     def run(self, ws: Workspace) -> None:
         x = self.tensor(ws, 0)
-        part = x[self.window(ws, x.shape, len(self.inputs) == 3)]
+        part = x[self.window(ws, x.shape)]
         array_module(ws.device).copyto(self.output(ws, 0, part.shape, x.dtype), part)
 
 
@@ -208,16 +226,19 @@ class SliceOp(SlicingOp):
 class SliceGradientOp(SlicingOp):
     """[X, (starts, ends,) dY] -> dX: dY in the slice, 0 around it."""
 
+    tensors = 2
+
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         x, dy = self.tensor(ws, 0), self.tensor(ws, len(self.inputs) - 1)
-        window = self.window(ws, x.shape, len(self.inputs) == 4)
+        window = self.window(ws, x.shape)
         dx = self.output(ws, 0, x.shape, x.dtype)
         dx.fill(0)
         xp.copyto(dx[window], dy)
 
 
-GATHER: dict[str, Any] = {"axis": ("int", 0)}
+# A dense gradient must be asked for in Caffe2; here there is no other one.
+GATHER: dict[str, Any] = {"axis": ("int", 0), "dense_gradient": ("bool", True)}
 
 
 class GatheringOp(TensorOperator):

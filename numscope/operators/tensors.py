@@ -53,6 +53,8 @@ DATA_TYPES = {
     12: "float16",
     13: "float64",
 }
+# Its names in text mean other types than NumPy's of the same name.
+DATA_TYPE_NAMES = {"float": "float32", "byte": "uint8"}
 
 
 @functools.cache
@@ -155,14 +157,20 @@ def read_layout(vector: Array) -> tuple[Shape, np.dtype[Any]]:
 
 
 def data_type(value: int | str) -> np.dtype[Any]:
-    """Return the dtype of a ``dtype`` or ``to`` argument: a number of TensorProto.DataType, or a name.
+    """Return the dtype of a ``dtype`` or ``to`` argument.
+
+    That is a number or name of Caffe2's TensorProto.DataType (``"float"`` is float32 and ``"byte"`` uint8),
+    or a dtype's name.
 
     Raises
     ------
     OperatorError
         It is none that a tensor can have.
     """
-    name = DATA_TYPES.get(value) if isinstance(value, int) else value.lower()
+    if isinstance(value, int):
+        name = DATA_TYPES.get(value)
+    else:
+        name = DATA_TYPE_NAMES.get(value.lower(), value.lower())
     if name is not None and is_known_type(name):
         return known_dtype(name)
     raise OperatorError(
