@@ -1,5 +1,6 @@
 """What is public, what an import costs, and what a wheel holds."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -56,8 +57,9 @@ def test_every_subpackage_is_in_the_wheel():
     assert set(listed) == found
 
 
-def test_the_example_of_the_readme_runs(capsys):
-    text = (ROOT / "README.md").read_text()
-    example = text.partition("```python\n")[2].partition("```")[0]
-    exec(compile(example, "README.md", "exec"), {})
+def test_the_examples_of_the_readme_run(capsys):
+    first, loop = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(compile(first, "README.md", "exec"), {})
     assert "GradientStats(norm=" in capsys.readouterr().out
+    exec(compile(loop, "README.md", "exec"), {})
+    assert re.search(r"^50 rounds: loss [\d.]+ and at most \d+ bytes", capsys.readouterr().out, re.MULTILINE)
