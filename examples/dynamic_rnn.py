@@ -1,20 +1,22 @@
 """Train a recurrent net over sequences of different lengths, its loop and its gradients in workspaces.
 
 Each sequence is an image of a digit, read row by row and cut at a random row. A loop runs the cell as often
-as the longest sequence of the batch is long; every round gets a workspace of its own on a stack, which the
-backward net pops again. With PyTorch installed, the gradients are compared with PyTorch's.
+as the longest sequence of the micro-batch is long; every round gets a workspace of its own on a stack, which
+the backward net pops again. The gradients of the weights are summed over the rounds by the backward net, and
+over micro-batches by an accumulator. With PyTorch installed, they are compared with PyTorch's.
 
-    python examples/dynamic_rnn.py
+    python examples/dynamic_rnn.py [float64]
 """
 
 import importlib.util
+import sys
 
 import numpy as np
 
 import numscope as ns
 from numscope import datasets
 
-BATCH, HIDDEN, STEPS, RATE = 64, 64, 600, 0.3
+EXAMPLES, MICRO_BATCHES, HIDDEN, STEPS, RATE = 64, 2, 64, 400, 0.3
 
 cell = ns.Net("cell", [
     ns.Operator("Gather", ["rows", "t"], ["row"]),
@@ -42,13 +44,13 @@ net = ns.Net("rnn", [
 ])  # fmt: skip
 
 
-def feed(ws, images, labels, lengths):
+def feed(ws, images, labels, lengths, dtype):
     """Lay images out as rows in time order, with a mask that is 0 behind the end of each sequence."""
-    ws["rows"] = images.reshape(-1, 8, 8).swapaxes(0, 1)
-    ws["masks"] = (np.arange(8)[:, None, None] < lengths[None, :, None]).astype(np.float32)
+    ws["rows"] = images.reshape(-1, 8, 8).swapaxes(0, 1).astype(dtype)
+    ws["masks"] = (np.arange(8)[:, None, None] < lengths[None, :, None]).astype(dtype)
     ws["labels"] = labels
     ws["length"] = np.int64(lengths.max())
-    ws["h0"] = np.zeros((len(labels), HIDDEN), np.float32)
+    ws["h0"] = np.zeros((len(labels), HIDDEN), dtype)
 
 
 def torch_gradients(ws, weights):
@@ -65,37 +67,43 @@ def torch_gradients(ws, weights):
     return {name: tensor.grad.numpy() for name, tensor in tensors.items()}
 
 
-def main(steps=STEPS):
-    """Train, and print the accuracy and the largest difference to PyTorch's gradients."""
+def main(steps=STEPS, dtype="float32"):
+    """Train, and print the accuracy and the largest difference from PyTorch's gradients."""
     rng = np.random.default_rng(0)
     data = datasets.digits()
     backward, gradients = ns.gradient(net, ["loss"])
     ws = ns.Workspace(arena=ns.Arena("64 MiB"))
-    weights = {
-        "w_in": (HIDDEN, 8),
-        "b_in": HIDDEN,
-        "w_h": (HIDDEN, HIDDEN),
-        "w_out": (10, HIDDEN),
-        "b_out": 10,
-    }
-    for name, shape in weights.items():
-        ws[name] = (0.1 * rng.standard_normal(shape)).astype(np.float32)
+    with ws, ns.variable_scope("", dtype=dtype, initializer=ns.initializers.GlorotUniform):
+        weights = {
+            "w_in": ns.get_variable("w_in", (HIDDEN, 8)),
+            "b_in": ns.get_variable("b_in", HIDDEN, initializer=ns.initializers.Zeros),
+            "w_h": ns.get_variable("w_h", (HIDDEN, HIDDEN), initializer=ns.initializers.Orthogonal),
+            "w_out": ns.get_variable("w_out", (10, HIDDEN)),
+            "b_out": ns.get_variable("b_out", 10, initializer=ns.initializers.Zeros),
+        }
+    accumulator = ns.GradientAccumulator(weights, dtype=dtype, arena=ws.arena)
     for step in range(steps):
-        chosen = rng.choice(len(data.train_labels), BATCH, replace=False)
-        feed(ws, data.train_features[chosen], data.train_labels[chosen], rng.integers(5, 9, BATCH))
-        ws.run(net)
-        ws.run(backward)
-        if step % 100 == 0:
-            print(f"step {step}: loss {float(ws['loss']):.3f} after {ws['length']} rounds")
+        accumulator.reset()
+        for _ in range(MICRO_BATCHES):
+            chosen = rng.choice(len(data.train_labels), EXAMPLES, replace=False)
+            lengths = rng.integers(5, 9, EXAMPLES)
+            feed(ws, data.train_features[chosen], data.train_labels[chosen], lengths, dtype)
+            ws.run(net)
+            ws.run(backward)
+            accumulator.add({name: ws[gradients[name]] for name in weights}, weight=EXAMPLES)
         if step == 0 and importlib.util.find_spec("torch"):
             expected = torch_gradients(ws, weights)
             differences = [
                 np.linalg.norm(ws[gradients[n]] - expected[n]) / np.linalg.norm(expected[n]) for n in weights
             ]
-            print(f"largest difference to PyTorch's gradients: {max(differences):.1e}")
-        for name in weights:
-            ws[name] -= RATE * ws[gradients[name]]
-    feed(ws, data.test_features, data.test_labels, rng.integers(5, 9, len(data.test_labels)))
+            print(f"largest difference from PyTorch's gradients: {max(differences):.1e}")
+        accumulator.finish(max_norm=1.0)
+        for name, weight in weights.items():
+            weight -= RATE * accumulator[name]
+        if step % 100 == 0:
+            print(f"step {step}: loss {float(ws['loss']):.3f} after {ws['length']} rounds")
+    print(f"at most {ws.arena.peak:,} bytes of the arena in use")
+    feed(ws, data.test_features, data.test_labels, rng.integers(5, 9, len(data.test_labels)), dtype)
     ws.run(net)
     accuracy = float((ws["scores"].argmax(axis=1) == data.test_labels).mean())
     print(f"accuracy on {len(data.test_labels)} cut test images: {accuracy:.3f}")
@@ -103,4 +111,4 @@ def main(steps=STEPS):
 
 
 if __name__ == "__main__":
-    main()
+    main(dtype=sys.argv[1] if len(sys.argv) > 1 else "float32")
