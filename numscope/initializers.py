@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from numscope.blob import as_shape
 from numscope.errors import BindingError, BlobTypeError
 from numscope.types import known_dtype
 
@@ -58,7 +59,7 @@ class Initializer(ABC):
 
     def __call__(
         self,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         dtype: DTypeLike = "float32",
         *,
         generator: np.random.Generator | None = None,
@@ -67,7 +68,7 @@ class Initializer(ABC):
 
         Parameters
         ----------
-        shape : sequence of int
+        shape : int or sequence of int
             Shape of the variable.
         dtype : dtype, default float32
             A known type.
@@ -78,11 +79,12 @@ class Initializer(ABC):
         Raises
         ------
         BindingError
-            The initializer makes no array of this shape.
+            The initializer makes no array of this shape, or it is none.
         BlobTypeError
             The initializer makes no array of this dtype.
         """
-        return self._values(tuple(shape), known_dtype(dtype), generator or generator_of(0, ""))
+        known = known_dtype(dtype)
+        return self._values(as_shape(shape, known.itemsize), known, generator or generator_of(0, ""))
 
     @abstractmethod
     def _values(
@@ -98,7 +100,8 @@ class Constant(Initializer):
     Parameters
     ----------
     value : scalar or array_like
-        Rounded to the variable's dtype where that is a floating one; otherwise it has to be representable.
+        Rounded to the variable's dtype where that is a floating one, which must reach so far; otherwise it
+        has to be representable.
     """
 
     value: ArrayLike
@@ -115,9 +118,13 @@ class Constant(Initializer):
                 "give a number or values that broadcast to it"
             ) from None
         drops_imaginary = source.dtype.kind == "c" and dtype.kind != "c"
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             values = (source.real if drops_imaginary else source).astype(dtype)
-        if drops_imaginary or (dtype.kind in "biu" and not np.array_equal(values, source)):
+        if dtype.kind in "biu":
+            is_changed = not np.array_equal(values, source)
+        else:
+            is_changed = bool(np.any(np.isfinite(source) & ~np.isfinite(values)))
+        if drops_imaginary or is_changed:
             raise BlobTypeError(
                 f"dtype: the values of Constant, of dtype {source.dtype}, cannot be written as {dtype.name}; "
                 "give values or a variable of another dtype"
@@ -191,7 +198,7 @@ class Uniform(Random):
     Parameters
     ----------
     low, high : float, default 0 and 1
-        Bounds.
+        Bounds. In a dtype shorter than float64 a value may be rounded up to `high`.
     seed : int, optional
         As for all random initializers.
     """

@@ -60,11 +60,29 @@ def test_a_constant_broadcasts():
         (2, "bool"),
         (1j, "float32"),
         (math.nan, "int8"),
+        (1e6, "float16"),
+        (1e300, "float32"),
+        (1e40, "bfloat16"),
+        (1000, "float8_e4m3fn"),
+        (1e300j, "complex64"),
     ],
 )
 def test_a_constant_is_not_changed_by_its_dtype(value, dtype):
     with pytest.raises(BlobTypeError, match=f"cannot be written as {dtype}"):
         Constant(value)((2,), dtype)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_constant_may_be_infinite(value):
+    np.testing.assert_array_equal(Constant(value)(2, "bfloat16").astype(np.float64), [value, value])
+
+
+@pytest.mark.parametrize("initializer", [*RANDOM, Zeros()], ids=lambda i: type(i).__name__)
+def test_a_shape_is_checked(initializer):
+    with pytest.raises(BindingError, match="must not be negative"):
+        initializer((2, -3))
+    with pytest.raises(BlobTypeError, match="a shape is an int or a sequence of ints"):
+        initializer("ab")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -136,6 +154,48 @@ def test_moments_and_bounds(initializer, mean, std, bound):
     assert abs(values.mean() - mean) < 0.01 * std
     assert abs(values.std() / std - 1) < 0.01
     assert bound[0] <= values.min() < values.max() <= bound[1]
+
+
+def normal_cdf(x):
+    return np.array([(1 + math.erf(value / math.sqrt(2))) / 2 for value in x])
+
+
+def cut_normal_cdf(x):
+    tail = (1 - math.erf(math.sqrt(2))) / 2
+    return (normal_cdf(x) - tail) / (1 - 2 * tail)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "cdf"),
+    [
+        (Uniform(-2, 4), lambda x: (x + 2) / 6),
+        (Normal(3, 0.5), lambda x: normal_cdf((x - 3) / 0.5)),
+        (TruncatedNormal(1, 3), lambda x: cut_normal_cdf((x - 1) / 3)),
+        (GlorotUniform(), lambda x: (x / math.sqrt(6 / 300) + 1) / 2),
+        (HeUniform(), lambda x: (x / math.sqrt(6 / 100) + 1) / 2),
+        (GlorotNormal(), lambda x: cut_normal_cdf(x / math.sqrt(2 / 300) * 0.87962566)),
+        (HeNormal(), lambda x: cut_normal_cdf(x / math.sqrt(2 / 100) * 0.87962566)),
+        # The entries of a uniform orthogonal matrix are normal when it is large.
+        (Orthogonal(), lambda x: normal_cdf(x * math.sqrt(200))),
+    ],
+    ids=repr,
+)
+def test_the_distribution_is_the_one_that_it_is_called(initializer, cdf):
+    values = np.sort(initializer((100, 200), np.float64).ravel())
+    steps = np.arange(values.size + 1) / values.size
+    expected = cdf(values)
+    distance = max(np.max(steps[1:] - expected), np.max(expected - steps[:-1]))
+    # Kolmogorov and Smirnov: P(sqrt(n) distance > 1.95) = 0.001; the seed is fixed.
+    assert distance * math.sqrt(values.size) < 1.95
+
+
+@pytest.mark.parametrize("initializer", RANDOM, ids=lambda i: type(i).__name__)
+def test_variables_are_independent_of_each_other(initializer):
+    first, second = (
+        initializer((100, 100), np.float64, generator=generator_of(0, name)).ravel() for name in ("w", "v")
+    )
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.04  # four standard deviations
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.04
 
 
 def test_the_window_of_a_convolution_counts():
