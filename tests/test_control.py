@@ -1,7 +1,9 @@
 """Do, If and While: how they run, what they leave behind, and what goes wrong in them."""
 
+import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -278,18 +280,86 @@ def test_a_loop_can_be_limited(ws):
     assert ws["i"] == 3
 
 
+class Presses:
+    """Ctrl-C, some seconds from now, once or more often."""
+
+    def __init__(self, *delays):
+        press = (os.getpid(), signal.SIGINT)
+        self.timers = [threading.Timer(delay, os.kill, press) for delay in delays]
+
+    def __enter__(self):
+        for timer in self.timers:
+            timer.start()
+
+    def __exit__(self, *_):
+        for timer in self.timers:
+            timer.join()
+
+
 def test_ctrl_c_ends_an_endless_loop(ws):
     count(ws, 1)
     ws["zero"] = np.int64(0)
     body = Net("b", [op("Add", "i zero", "i"), op("LT", "i n", "go")])
-    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
-    endless = Net("m", [op("While", "go i zero n", "go", loop_net=body)])
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        ws.run(endless)
-    timer.join()
+    endless = Net("m", [op("While", "go i zero n", "go i", loop_net=body)])
+    for net in (endless, op("While", "go", "", loop_net=Net("empty", []))):
+        with pytest.raises(KeyboardInterrupt), Presses(0.1):
+            ws.run(net)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     count(ws, 0)
     assert ws.run(endless)
+
+
+def test_ctrl_c_comes_between_operators(arena, ws):
+    """In the middle of the arena's book-keeping it would leave bytes that nobody has, or more."""
+    count(ws, 1, x=np.ones(3), zero=np.int64(0))
+    steps = [op("Tanh", "x", "t"), op("Copy", "t", "x"), op("Add", "i zero", "i"), op("LT", "i n", "go")]
+    net = Net("n", While("go", Net("b", steps)))
+    ws.run(op("CreateScope", "", "b/workspace_loop_body", retain=False))
+    before = arena.used
+    for delay in np.random.default_rng(5).uniform(0.002, 0.006, 60):
+        with pytest.raises(KeyboardInterrupt), Presses(delay):
+            ws.run(net)
+        ws["b/workspace_loop_body"].clear()
+        assert arena.used == before
+    ws["zero"] = np.int64(1)
+    assert ws.run(net)
+
+
+@register_operator("TestSleep", inputs=0, outputs=0)
+class SleepOp(CompiledOperator):
+    def run(self, ws):
+        time.sleep(30)
+
+
+def test_a_second_ctrl_c_comes_at_once(ws):
+    ws["go"] = np.array(True)
+    with pytest.raises(KeyboardInterrupt), Presses(0.1, 0.2):
+        ws.run(op("If", "go", "", then_net=Net("t", [op("TestSleep")])))
+
+
+def test_ctrl_c_after_the_last_operator_is_not_lost(ws):
+    ws["go"] = np.array(True)
+
+    @register_operator("TestPress", inputs=0, outputs=0)
+    class PressOp(CompiledOperator):
+        def run(self, ws):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        ws.run(op("If", "go", "", then_net=Net("t", [op("TestPress")])))
+    assert ws.run(op("If", "go", "", then_net=Net("t", [op("Copy", "go", "gone")])))
+
+
+def test_ctrl_c_is_for_the_main_thread(ws):
+    """A net in another thread ends by itself, and leaves the handler alone."""
+    count(ws, 300)
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(ws.run(Net("n", While("go", Net("b", COUNT))))))
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    thread.join()
+    assert ended == [True]
 
 
 @register_operator("TestFailAt", inputs=1, outputs=0, arguments={"round": "int"})

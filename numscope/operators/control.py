@@ -10,6 +10,7 @@ from numscope.errors import BlobTypeError, OperatorError
 from numscope.operators.control_gradient import if_gradient, while_gradient
 from numscope.operators.definition import Net, Operator
 from numscope.operators.effects import written_names
+from numscope.operators.interrupts import PRESSED, stop
 from numscope.operators.program import Program, program_of
 from numscope.operators.registry import CompiledOperator, register_operator
 from numscope.operators.scope import DoOp
@@ -153,6 +154,8 @@ class WhileOp(ConditionalOp):
         self.check_condition(ws)
         rounds = 0
         while True:
+            if PRESSED:  # also in a loop without operators
+                stop()
             if self.condition_program is not None and not self.condition_program.run(ws):
                 return False
             if not self.holds(ws):

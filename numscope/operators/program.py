@@ -17,6 +17,7 @@ import numpy as np
 from numscope.errors import NumscopeError, OperatorError
 from numscope.operators.definition import Net, Operator, check_nesting
 from numscope.operators.effects import effects_of
+from numscope.operators.interrupts import PRESSED, between_operators, stop
 from numscope.operators.registry import CompiledOperator, find_operator
 from numscope.operators.tensors import computing_on
 
@@ -32,11 +33,12 @@ _compiling = threading.Lock()
 class Program:
     """A net's operators, compiled one by one as they are first built."""
 
-    __slots__ = ("_compiled", "_definitions", "_net")
+    __slots__ = ("_compiled", "_definitions", "_net", "has_nets")
 
     def __init__(self, net: Net) -> None:
         self._net = net
         self._definitions = tuple(net.operators)
+        self.has_nets = any(True for definition in self._definitions for _ in definition.nets())
         self._compiled: list[CompiledOperator] = []
 
     def is_current(self) -> bool:
@@ -107,6 +109,8 @@ class Program:
             One of them failed.
         """
         for compiled in self._compiled:
+            if PRESSED:
+                stop()
             try:
                 if compiled.run(ws) is False:
                     return False
@@ -166,7 +170,10 @@ class BuiltNet:
             raise OperatorError("the workspace of this net no longer exists; keep it as long as its nets")
         # Caffe2 computes exp(1000) and log(0) silently, by IEEE 754.
         with np.errstate(all="ignore"), computing_on(ws.device):
-            return self._program.run(ws)
+            if not self._program.has_nets:
+                return self._program.run(ws)
+            with between_operators():  # it may loop without end; entering costs 8 us
+                return self._program.run(ws)
 
 
 def program_of(net: Net) -> Program:
