@@ -43,10 +43,11 @@ from numscope.operators import (
     register_operator,
 )
 from numscope.scopes import device_scope, name_scope, scoped_name
+from numscope.sharing import share_variables
 from numscope.stack import WorkspaceStack
 from numscope.types import KnownType, is_known_type, known_type, register_known_type
 from numscope.variable_scopes import AUTO_REUSE, VariableScope, get_variable_scope, variable_scope
-from numscope.variables import get_variable, share_variables
+from numscope.variables import get_variable
 from numscope.workspace import Workspace, current_workspace
 
 __all__ = [

@@ -240,6 +240,20 @@ class Namespace:
                 "remove it first, or pass skip_defined_blobs=True to leave it alone"
             )
 
+    def _alias(self, name: str, local: str) -> None:
+        """Forward a name to a local blob of this same workspace: a second name for it."""
+        with self._guard:
+            self._forwarded[name] = (weakref.ref(self), local)
+            self._region.version += 1
+
+    def _forget_binding(self, name: str, owner: Namespace | None, outer: str) -> None:
+        """Make a name free, if it is forwarded just so."""
+        with self._guard:
+            mapping = self._forwarded.get(name)
+            if mapping is not None and mapping[0]() is owner and mapping[1] == outer:
+                del self._forwarded[name]
+                self._region.version += 1
+
     def _is_bound(self, parent: Namespace, bindings: Mapping[str, str]) -> bool:
         """Whether all names are forwarded just so already, to blobs that exist."""
         forwarded, there = self._forwarded, parent._blobs

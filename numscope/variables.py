@@ -4,7 +4,7 @@
 ``reuse=True`` it finds one, with ``AUTO_REUSE`` it does either. What it returns is the blob's array.
 
 A record says which blob a name stands for. The records of a root workspace lie in its ``_variables``; two
-names, in one workspace or in two, may have the same record, and are then the same variable.
+names, in one workspace or in two, may have the same record, and are then the same variable (sharing.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
@@ -24,16 +25,16 @@ from numscope.blob import Blob, Planned, as_shape
 from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError
 from numscope.initializers import GlorotUniform, Initializer, Zeros, generator_of
 from numscope.types import known_dtype
-from numscope.variable_scopes import VariableScope, check_name, check_text, get_variable_scope
+from numscope.variable_scopes import check_name, check_text, get_variable_scope
 from numscope.workspace import Workspace, current_workspace
 
-__all__ = ["VariableRecord", "get_variable", "share_variables"]
+__all__ = ["VariableRecord", "forget_dead", "get_variable", "making"]
 
 Lengths: TypeAlias = tuple[int | None, ...]
 
 # Threads with scopes of their own may make variables of one workspace at a time. Re-entrant: an initializer
 # may ask for another variable.
-_making = threading.RLock()
+making = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,8 @@ class VariableRecord:
     name : str
         The blob's name when the variable was made.
     blob : Blob
+    owner : weak reference to Workspace
+        Where the blob is local.
     trainable : bool
     where : str
         File and line of the call that made it.
@@ -52,6 +55,7 @@ class VariableRecord:
 
     name: str
     blob: Blob
+    owner: weakref.ref[Workspace]
     trainable: bool
     where: str
 
@@ -140,7 +144,7 @@ def get_variable(
     kind = scope.dtype if dtype is None else known_dtype(dtype)
     lengths = None if shape is None else _lengths(shape, kind)
     root = current_workspace().root
-    with _making:
+    with making:
         record: VariableRecord | None = root._variables.get(full)
         if record is not None and record.is_alive:
             if scope.reuse is False:
@@ -156,6 +160,7 @@ def get_variable(
                 f"variable {full!r} does not exist in workspace {root.name!r}, and the scope has reuse=True. "
                 f"Variables there: {known or 'none'}. Make it first, or use reuse=AUTO_REUSE"
             )
+        forget_dead(root, full)
         if root.has_blob(full):
             raise BindingError(
                 f"workspace {root.name!r} has a blob {full!r} that is no variable, which a variable of that "
@@ -163,100 +168,19 @@ def get_variable(
             )
         _make_blob(root, full, lengths, kind, initializer, scope.seed)
         is_trainable = scope.trainable if trainable is None else trainable
-        record = VariableRecord(full, root._blobs[full], is_trainable, _caller())
+        record = VariableRecord(full, root._blobs[full], weakref.ref(root), is_trainable, _caller())
         root._variables[full] = record
         return record.array
 
 
-def share_variables(
-    source: str | VariableScope, target: str | VariableScope, *, workspace: Workspace | None = None
-) -> dict[str, Any]:
-    """Give variables a second name, or make them variables of another workspace as well. Nothing is copied.
+def forget_dead(root: Workspace, name: str) -> None:
+    """Make a name free that was the second one of a variable that is gone.
 
-    `source` names a variable, a scope, or both: the variable of that name and all below it are shared, under
-    names that begin with `target` instead. Variables made later are not shared. `get_variable` finds the
-    shared ones by either name; ``ws.variables()`` has each once, under its first name there. Blobs get no
-    new names, so that bulk work on a workspace and `save` meet the memory once.
-
-    Parameters
-    ----------
-    source : str or VariableScope
-        Full name in the root of the current workspace; "" for all of it.
-    target : str or VariableScope
-        Full name in the root of `workspace`.
-    workspace : Workspace, optional
-        Default: the current one.
-
-    Returns
-    -------
-    dict of str to array
-        What is shared, by its new full names.
-
-    Raises
-    ------
-    BindingError
-        A new name has a variable or a blob already, which would alias by accident; `target` lies in `source`
-        itself; the workspaces are on different devices. Nothing was shared.
-    BlobNotFoundError
-        There are no variables at `source`.
-    BlobTypeError
-        An argument is of another type.
-
-    Examples
-    --------
-    >>> from numscope.variable_scopes import variable_scope
-    >>> with Workspace(), variable_scope("encoder") as encoder:
-    ...     w = get_variable("w", (2, 2))
-    ...     shared = share_variables(encoder, "decoder")
-    ...     shared["decoder/w"] is w
-    True
+    The name it is forwarded to may have got another blob meanwhile, which this name shall not mean.
     """
-    if workspace is not None and not isinstance(workspace, Workspace):
-        raise BlobTypeError(f"workspace= takes a Workspace, got {type(workspace).__name__} {workspace!r}")
-    here = current_workspace().root
-    there = here if workspace is None else workspace.root
-    old, new = _scope_name(source), _scope_name(target)
-    if there.device != here.device:
-        raise BindingError(
-            f"workspace {there.name!r} is on {there.device}, the variables are on {here.device}; "
-            "variables are shared on one device only"
-        )
-    if there is here and f"{new}/".startswith(f"{old}/" if old else ""):
-        raise BindingError(f"{new!r} lies in {old!r}: variables cannot be shared with themselves")
-    with _making:
-        shared: dict[str, VariableRecord] = {}
-        for name, record in here._variables.items():
-            if record.is_alive and (name == old or name.startswith(f"{old}/") or not old):
-                if old and not new and name == old:
-                    raise BindingError(f"variable {name!r} cannot be shared as '': give it a name there")
-                rest = name.removeprefix(f"{old}/") if old else name
-                shared[new if name == old else f"{new}/{rest}" if new else rest] = record
-        if not shared:
-            raise BlobNotFoundError(f"workspace {here.name!r} has no variables at {old!r}; make them first")
-        for name, record in shared.items():
-            check_name(name, "variable")
-            taken = there._variables.get(name)
-            if taken is record:
-                continue
-            if taken is not None and taken.is_alive:
-                raise BindingError(
-                    f"variable {record.name!r} cannot be shared as {name!r}: workspace {there.name!r} has a "
-                    f"variable of that name, made at {taken.where}; share it under another name"
-                )
-            if there.has_blob(name):
-                raise BindingError(
-                    f"variable {record.name!r} cannot be shared as {name!r}: workspace {there.name!r} has a "
-                    "blob of that name; remove or rename it, or share under another name"
-                )
-        there._variables.update(shared)
-        return {name: record.array for name, record in shared.items()}
-
-
-def _scope_name(scope: str | VariableScope) -> str:
-    if isinstance(scope, VariableScope):
-        return scope.name
-    check_text(scope, "variable scope")
-    return scope
+    record = root._variables.get(name)
+    if record is not None and not record.is_alive:
+        root._forget_binding(name, record.owner(), record.name)
 
 
 def _check_found(record: VariableRecord, full: str, lengths: Lengths | None, kind: np.dtype[Any]) -> None:

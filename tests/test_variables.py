@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from numscope import initializers
+from numscope import initializers, storage
 from numscope.arena import Arena
 from numscope.errors import (
     ArenaExhausted,
@@ -14,9 +14,12 @@ from numscope.errors import (
     BlobTypeError,
     UnknownTypeError,
 )
+from numscope.operators import Operator
 from numscope.scopes import device_scope, name_scope
+from numscope.sharing import share_variables
+from numscope.stack import WorkspaceStack
 from numscope.variable_scopes import AUTO_REUSE, get_variable_scope, variable_scope
-from numscope.variables import get_variable, share_variables
+from numscope.variables import get_variable
 from numscope.workspace import Workspace, current_workspace
 
 
@@ -116,6 +119,7 @@ def test_a_workspace_with_variables_dies_at_once():
         ws = Workspace(arena=arena)
         with ws, variable_scope("a") as scope:
             get_variable("w", (100,))
+            share_variables("a", "b")
         assert arena.used == 512
         del ws
         assert arena.used == 0
@@ -287,7 +291,7 @@ def test_a_scope_shared_under_another_name_is_the_same_variables(ws):
             get_variable("w", (2, 2))
         get_variable("own", (1,))
     assert list(ws.variables()) == ["encoder/w", "encoder/deep/b", "decoder/own"]  # each once
-    assert list(ws) == ["encoder/w", "encoder/deep/b", "decoder/own"]
+    assert ws.local_blobs() == ["encoder/w", "encoder/deep/b", "decoder/own"]
     assert share_variables(encoder, "decoder").keys() == shared.keys()  # again is no error
 
 
@@ -324,6 +328,64 @@ def test_a_shared_variable_outlives_the_workspace_that_made_it():
         np.testing.assert_array_equal(get_variable("w"), 1)
     del second
     assert arena.used == 0
+
+
+def test_a_second_name_is_one_for_blobs_too(ws, tmp_path):
+    w = get_variable("a/w", (2,), initializer=initializers.Ones)
+    share_variables("a", "b")
+    assert ws["b/w"] is w
+    ws.run(Operator("Scale", ["b/w"], ["b/w"], scale=3.0))
+    np.testing.assert_array_equal(w, 3)
+    ws["b/w"] = [4.0, 4.0, 4.0]
+    assert ws["a/w"] is ws["b/w"]
+    assert ws["a/w"].shape == (3,)
+    frame = WorkspaceStack().push_forward_workspace(ws, {"x": "b/w"})
+    assert frame["x"] is Workspace(ws)["b/w"] is ws["a/w"]
+    other = Workspace(arena=ws.arena)
+    other.zeros("a/w", (3,), dtype="float64")
+    ws.merge_into(other)  # meets the memory once
+    np.testing.assert_array_equal(other["a/w"], 4)
+    ws.save(tmp_path / "model.safetensors")
+    assert storage.load(tmp_path / "model.safetensors").keys() == {"a/w"}
+
+
+def test_a_second_name_in_another_workspace_is_one_for_blobs_too(ws):
+    other, third = Workspace(arena=ws.arena, name="other"), Workspace(arena=ws.arena, name="third")
+    w = get_variable("a/w", (2,))
+    share_variables("a", "b", workspace=other)
+    with other:
+        share_variables("b", "c")  # a second name of what is not local
+        share_variables("c", "d", workspace=third)
+        share_variables("c", "e", workspace=ws)  # and back to where it is
+    assert other["b/w"] is other["c/w"] is third["d/w"] is ws["e/w"] is w
+    assert list(ws.variables()) == ["a/w"]
+    with other:
+        get_variable("own", (1,))
+        with pytest.raises(
+            BindingError, match="'own' cannot be shared with workspace 'test': its own, 'other', sees"
+        ):
+            share_variables("own", "own", workspace=ws)
+    assert "own" not in ws
+
+
+@pytest.mark.parametrize("make_again", [False, True])
+def test_the_second_name_of_a_variable_that_is_gone_is_free(ws, make_again):
+    other = Workspace(arena=ws.arena)
+    get_variable("a", (2,))
+    share_variables("a", "b")
+    share_variables("a", "c", workspace=other)
+    ws.remove_blob("a")
+    again = get_variable("a", (2,)) if make_again else None
+    b = get_variable("b", (5,))
+    assert b is ws["b"] is not again
+    assert "b" in ws.local_blobs()
+    with other:
+        c = get_variable("c", (4,))
+    assert other["c"] is c
+    assert share_variables("b", "d")["d"] is ws["d"] is b
+    ws.remove_blob("b")
+    get_variable("e", (1,))
+    assert share_variables("e", "d")["d"] is ws["d"] is ws["e"]
 
 
 def test_a_pair_that_would_alias_by_accident_is_refused(ws):
