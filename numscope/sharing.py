@@ -21,9 +21,9 @@ def share_variables(
     `source` names a variable, a scope, or both: the variable of that name and all below it are shared, under
     names that begin with `target` instead. Variables made later are not shared.
 
-    `get_variable`, operators and ``ws[name]`` find the shared ones by either name: the new one is forwarded to
-    the old one. So bulk work on a workspace and `save` meet the memory once, and ``ws.variables()`` has each
-    once, under its first name there. A backward net knows blobs by name: it makes one gradient for each.
+    `get_variable`, operators and ``ws[name]`` find the shared ones by either name: the new one is forwarded
+    to the old one. So bulk work on a workspace and `save` meet the memory once, and ``ws.variables()`` has
+    each once, under its first name there. A backward net knows blobs by name: it makes a gradient for each.
 
     Parameters
     ----------
