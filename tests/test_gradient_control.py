@@ -339,9 +339,33 @@ def test_of_a_sum_only_the_layout_is_saved(arena):
         ws[name] = value
     ws.run(net)
     frame = ws["b/workspace_loop_body"].pop_gradient_workspace(ws)
-    assert sorted(frame.local_blobs()) == ["x/_DO_OPERATOR_START_SHAPE_", "y"]
-    np.testing.assert_array_equal(frame.fetch("x/_DO_OPERATOR_START_SHAPE_"), [2, 500, 2])
+    assert sorted(frame.local_blobs()) == ["x/_DO_OPERATOR_START_LAYOUT_", "y"]
+    assert frame["x/_DO_OPERATOR_START_LAYOUT_"] == ((2, 500), np.float64)
     check_gradients(arena, net, {**counter(3), "x": draw(2, 3), "b": draw(3)}, {"x": draw(2, 3)}, ["x", "b"])
+
+
+def test_of_what_is_gathered_sliced_and_reduced_only_the_layout_is_saved(arena):
+    body = [
+        *[
+            op("AveragedLoss", "x", "m"),
+            op("Gather", "x i", "r"),
+            op("Slice", "x", "p", starts=[0], ends=[1]),
+        ],
+        *[
+            op("Add", "p m", "q"),
+            op("Add", "q r", "s"),
+            op("Add", "x s", "y"),
+            op("Scale", "y", "x", scale=0.3),
+        ],
+    ]
+    net = Net("n", [loop(body, 0)])
+    feeds = {**counter(2), "x": draw(2, 5)}
+    check_gradients(arena, net, feeds, {"x": draw(2, 5)}, ["x"])
+    ws = run_forward(arena, net, feeds)
+    frame = ws["b/workspace_loop_body"].pop_gradient_workspace(ws)
+    layouts = {name for name in frame.local_blobs() if name.startswith("x/")}
+    assert layouts == {"x/_DO_OPERATOR_START_LAYOUT_"}
+    assert set(frame.local_blobs()) - layouts - {"i/_DO_OPERATOR_START_"} == set("mrpqsy")
 
 
 def test_backward_nets_of_several_gradients_share_a_workspace(arena):

@@ -7,7 +7,7 @@ bound, in a workspace that is kept until its gradient runs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from numscope.errors import OperatorError
 from numscope.operators.definition import Net, Operator
@@ -20,18 +20,10 @@ __all__ = [
     "BodyBoundary",
     "Boundary",
     "BranchBoundary",
-    "Shape",
     "end_name",
-    "shape_name",
+    "layout_name",
     "start_name",
 ]
-
-
-class Shape(NamedTuple):
-    """A blob that tells a shape and dtype: one that has them, or a vector made by `tensors.layout`."""
-
-    name: str
-    is_vector: bool
 
 
 class Boundary:
@@ -52,13 +44,13 @@ class Boundary:
             "what it overwrites"
         )
 
-    def shape_at_end(self, name: str, operator: Operator) -> Shape:
-        """Return where the shape of a name's last value is found."""
-        return Shape(self.at_end(name), False)
+    def layout_at_end(self, name: str) -> str:
+        """Return the name of a blob that has, or is, the layout of a name's last value."""
+        return self.at_end(name)
 
-    def shape_at_start(self, name: str, operator: Operator) -> Shape:
-        """Return where the shape of the value from before the first write is found."""
-        return Shape(self.at_start(name, operator), False)
+    def layout_at_start(self, name: str, operator: Operator) -> str:
+        """Return the name of a blob that has, or is, the layout of the value from before the first write."""
+        return self.at_start(name, operator)
 
     def is_stable(self, name: str) -> bool:
         """Tell whether a name that is not written still has its value when the backward net runs."""
@@ -79,9 +71,9 @@ def end_name(name: str) -> str:
     return f"{name}/_DO_OPERATOR_END_"
 
 
-def shape_name(name: str) -> str:
+def layout_name(name: str) -> str:
     """Return the name in a Do's workspace that keeps the layout of such a value, which itself is not kept."""
-    return f"{name}SHAPE_"
+    return f"{name}LAYOUT_"
 
 
 class Binder:
@@ -141,8 +133,8 @@ class BodyBoundary(Boundary):
     ----------
     starts, ends : set of str
         Inner names whose value from before the net, or from after it, has to be saved.
-    start_shapes, end_shapes : set of str
-        Those of which the shape is enough.
+    start_layouts, end_layouts : set of str
+        Those of which the layout is enough.
     locals : set of str
         Names that are found in the workspace itself.
     """
@@ -161,8 +153,8 @@ class BodyBoundary(Boundary):
         self.binder = Binder()
         self.starts: set[str] = set()
         self.ends: set[str] = set()
-        self.start_shapes: set[str] = set()
-        self.end_shapes: set[str] = set()
+        self.start_layouts: set[str] = set()
+        self.end_layouts: set[str] = set()
         self.locals: set[str] = set()
 
     def at_end(self, name: str) -> str:
@@ -186,22 +178,22 @@ class BodyBoundary(Boundary):
         self.starts.add(name)
         return start_name(name)
 
-    def shape_at_end(self, name: str, operator: Operator) -> Shape:
+    def layout_at_end(self, name: str) -> str:
         if name in self.bindings and not self.is_stable(name):
-            self.end_shapes.add(name)
-            return Shape(shape_name(end_name(name)), True)
+            self.end_layouts.add(name)
+            return layout_name(end_name(name))
         if name not in self.bindings or self.copies or self.context is None:
-            return Shape(self.at_end(name), False)
-        outer, is_vector = self.context.shape_after(self.bindings[name])
+            return self.at_end(name)
+        outer = self.context.layout_after(self.bindings[name])
         if outer == self.bindings[name]:
-            return Shape(self.binder.bind_as_before(outer, name), is_vector)
-        return Shape(self.binder.bind(outer, f"{name}/_DO_OPERATOR_OUTER_"), is_vector)
+            return self.binder.bind_as_before(outer, name)
+        return self.binder.bind(outer, f"{name}/_DO_OPERATOR_OUTER_")
 
-    def shape_at_start(self, name: str, operator: Operator) -> Shape:
+    def layout_at_start(self, name: str, operator: Operator) -> str:
         if name not in self.bindings:
-            return super().shape_at_start(name, operator)
-        self.start_shapes.add(name)
-        return Shape(shape_name(start_name(name)), True)
+            return super().layout_at_start(name, operator)
+        self.start_layouts.add(name)
+        return layout_name(start_name(name))
 
     def is_stable(self, name: str) -> bool:
         return name not in self.volatile or self.copies
@@ -222,11 +214,11 @@ class BranchBoundary(Boundary):
     def at_start(self, name: str, operator: Operator) -> str:
         return self.context.value_before(name)
 
-    def shape_at_end(self, name: str, operator: Operator) -> Shape:
-        return self.context.shape_after(name)
+    def layout_at_end(self, name: str) -> str:
+        return self.context.layout_after(name)
 
-    def shape_at_start(self, name: str, operator: Operator) -> Shape:
-        return self.context.shape_before(name)
+    def layout_at_start(self, name: str, operator: Operator) -> str:
+        return self.context.layout_before(name)
 
     def carries(self, name: str) -> bool:
         return self.context.wants_gradient(name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from numscope.errors import OperatorError
 from numscope.operators.bindings import bindings_of
-from numscope.operators.boundary import BodyBoundary, BranchBoundary, Shape
+from numscope.operators.boundary import BodyBoundary, BranchBoundary
 from numscope.operators.definition import Net, Operator
 from numscope.operators.differentiation import Differentiation, GradientContext
 from numscope.operators.effects import effects_of_all, written_names
@@ -151,12 +151,12 @@ def while_gradient(context: GradientContext) -> list[Operator]:
         if outer in variables:
             variable = binder.inner_of[variables[outer]]
             if gradient is None:
-                zeros.append(_zeros_like(Shape(variable, False), variable))
+                zeros.append(_zeros_like(variable, variable))
             else:
                 results[variable] = gradient
         elif gradient is not None:
             total = variables[outer] = context.new_gradient(outer)
-            before.append(_zeros_like(context.shape_after(outer), total))
+            before.append(_zeros_like(context.layout_after(outer), total))
             sums[binder.bind(total, inner + COPY)] = gradient
     steps = [*inside.operators, *_accumulate(sums), *_assign(results), *zeros]
     names = list(variables.values())
@@ -260,18 +260,16 @@ def _accumulate(sums: Mapping[str, str]) -> list[Operator]:
     return [Operator("Accumulate", [*sums, *sums.values()], [*sums])] if sums else []
 
 
-def _zeros_like(shape: Shape, target: str) -> Operator:
-    if shape.is_vector:
-        return Operator("LayoutFill", [shape.name], [target])
-    return Operator("ConstantFill", [shape.name], [target], value=0.0, dtype="input")
+def _zeros_like(like: str, target: str) -> Operator:
+    return Operator("ConstantFill", [like], [target], value=0.0, dtype="input")
 
 
-def _like(context: GradientContext, blob: str, gradient: str | None) -> Shape:
-    """Return where the shape of a blob is found: its gradient, if it has one, or itself."""
+def _like(context: GradientContext, blob: str, gradient: str | None) -> str:
+    """Return the name of what has, or is, the layout of a blob: its gradient, if it has one, or itself."""
     if gradient is not None and not context.lenient:
-        return Shape(gradient, False)
+        return gradient
     # Also where there is a gradient: fewer blobs may have one than when it was decided what to save.
-    return context.shape_after(blob)
+    return context.layout_after(blob)
 
 
 def _made_first(operators: Iterable[Operator]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from numscope.errors import OperatorError
-from numscope.operators.boundary import Boundary, Shape
+from numscope.operators.boundary import Boundary
 from numscope.operators.definition import Operator
 from numscope.operators.effects import effects_of
 from numscope.operators.registry import find_operator
@@ -99,19 +99,19 @@ class Differentiation:
             return self.boundary.at_start(name, operator)
         return self._refuse(name, number, operator)
 
-    def resolve_shape(self, name: str, number: int, operator: Operator) -> Shape:
-        """Return where the shape of a forward value is found.
+    def resolve_layout(self, name: str, number: int, operator: Operator) -> str:
+        """Return the name of a blob that has, or is, the layout of a forward value.
 
         Raises
         ------
         OperatorError
-            It was overwritten, and its shape not saved.
+            It was overwritten, and its layout not saved.
         """
         if number == self._last.get(name, 0):
-            return self.boundary.shape_at_end(name, operator)
+            return self.boundary.layout_at_end(name)
         if number == 0:
-            return self.boundary.shape_at_start(name, operator)
-        return Shape(self._refuse(name, number, operator), False)
+            return self.boundary.layout_at_start(name, operator)
+        return self._refuse(name, number, operator)
 
     def _refuse(self, name: str, number: int, operator: Operator) -> str:
         if self.lenient:
@@ -272,19 +272,15 @@ class GradientContext:
         """Return the name under which the forward value of output `j` is found by the backward net."""
         return self.value_after(self.operator.outputs[j])
 
-    def input_shape(self, i: int) -> str:
-        """Return the name of a blob that has at least the shape and dtype of input `i`."""
-        name = self.operator.inputs[i]
-        if name in self.operator.outputs:  # in place: its gradient has the shape
-            return self.output_gradient(self.operator.outputs.index(name))
-        return self.input(i)
+    def input_layout(self, i: int) -> str:
+        """Return the name of a blob whose value has the `shape` and `dtype` of input `i`.
 
-    def shape_of_input(self, i: int) -> Shape:
-        """Return where the shape of input `i` is found, which costs less to save than the input."""
+        That is a tensor, or a `TensorLayout`, which costs a loop nothing to save.
+        """
         name = self.operator.inputs[i]
-        if name in self.operator.outputs:  # in place: its gradient has the shape
-            return Shape(self.output_gradient(self.operator.outputs.index(name)), False)
-        return self.shape_before(name)
+        if name in self.operator.outputs:  # in place: its gradient has the layout
+            return self.output_gradient(self.operator.outputs.index(name))
+        return self.layout_before(name)
 
     def input_or_gradient(self, i: int) -> str:
         """Return input `i` if it can be read as it is, else the gradient of output 0: to tell a device by."""
@@ -345,13 +341,13 @@ class GradientContext:
         """Return the name under which the value of a name after the operator is found."""
         return self._differentiation.resolve(name, self.after.get(name, 0), self.operator)
 
-    def shape_before(self, name: str) -> Shape:
-        """Return where the shape of a name's value before the operator is found."""
-        return self._differentiation.resolve_shape(name, self.before.get(name, 0), self.operator)
+    def layout_before(self, name: str) -> str:
+        """Return the name of a blob that has, or is, the layout of a name's value before the operator."""
+        return self._differentiation.resolve_layout(name, self.before.get(name, 0), self.operator)
 
-    def shape_after(self, name: str) -> Shape:
-        """Return where the shape of a name's value after the operator is found."""
-        return self._differentiation.resolve_shape(name, self.after.get(name, 0), self.operator)
+    def layout_after(self, name: str) -> str:
+        """Return the name of a blob that has, or is, the layout of a name's value after the operator."""
+        return self._differentiation.resolve_layout(name, self.after.get(name, 0), self.operator)
 
     def gradient_of(self, name: str) -> str | None:
         """Return the gradient of a name's value after the operator."""

@@ -9,7 +9,7 @@ import numpy as np
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, TensorOperator, array_module, broadcast, read_layout, sum_to
+from numscope.operators.tensors import Array, TensorLayout, TensorOperator, array_module, broadcast, sum_to
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -40,7 +40,6 @@ __all__ = [
 Pair = tuple[Array, Array]
 
 BROADCAST: dict[str, Any] = {"broadcast": ("bool", False), "axis": ("int", -1)}
-SHAPES = {**BROADCAST, "shapes": ("bools", ())}
 
 
 class UnaryOp(TensorOperator):
@@ -109,20 +108,18 @@ def _linear_gradient(context: GradientContext) -> list[Operator]:
 
 def _sum_gradient(context: GradientContext) -> list[Operator]:
     """Add and Sub: only the shapes of the inputs matter."""
-    shapes = [context.shape_of_input(i) for i in range(2)]
-    read = [context.output_gradient(0), *(shape.name for shape in shapes)]
-    return _binary_gradient(context, read, shapes=[shape.is_vector for shape in shapes])
+    read = [context.output_gradient(0), context.input_layout(0), context.input_layout(1)]
+    return _binary_gradient(context, read)
 
 
 def _mul_gradient(context: GradientContext) -> list[Operator]:
     return _binary_gradient(context, [context.output_gradient(0), context.input(0), context.input(1)])
 
 
-def _binary_gradient(context: GradientContext, read: list[str], **more: Any) -> list[Operator]:
+def _binary_gradient(context: GradientContext, read: list[str]) -> list[Operator]:
     forward = context.operator
     made = [context.input_gradient(0), context.input_gradient(1)]
-    arguments = {**forward.args, **more}
-    return [Operator(f"{forward.type}Gradient", read, made, is_gradient_op=True, **arguments)]
+    return [Operator(f"{forward.type}Gradient", read, made, is_gradient_op=True, **forward.args)]
 
 
 @register_operator("Tanh", inputs=1, outputs=1, in_place=[(0, 0)], gradient=_tanh_gradient)
@@ -324,21 +321,15 @@ class BinaryGradientOp(TensorOperator):
 
 
 class SumGradientOp(BinaryGradientOp):
-    """The gradient of an operator that needs the operands' shapes only.
-
-    Each may be given as the vector of its layout instead, which is what the argument `shapes` says.
-    """
+    """The gradient of an operator that needs the operands' shapes only."""
 
     def operand(self, ws: Workspace, i: int) -> Array:
         """Return an operand, or a host array without memory of its shape: nothing else of it is used."""
-        array = self.tensor(ws, i)
-        if not any(self.argument("shapes")[i - 1 : i]):
-            return array
-        shape, _ = read_layout(array)
-        return np.broadcast_to(np.int8(0), shape)
+        operand = self.layout(ws, i)
+        return np.broadcast_to(np.int8(0), operand.shape) if type(operand) is TensorLayout else operand
 
 
-@register_operator("AddGradient", inputs=3, outputs=2, in_place=True, arguments=SHAPES)
+@register_operator("AddGradient", inputs=3, outputs=2, in_place=True, arguments=BROADCAST)
 class AddGradientOp(SumGradientOp):
     """dA = dC and dB = dC, summed to the operands' shapes."""
 
@@ -347,7 +338,7 @@ class AddGradientOp(SumGradientOp):
         sum_to(xp, dc, out, operands[side].shape)
 
 
-@register_operator("SubGradient", inputs=3, outputs=2, in_place=True, arguments=SHAPES)
+@register_operator("SubGradient", inputs=3, outputs=2, in_place=True, arguments=BROADCAST)
 class SubGradientOp(SumGradientOp):
     """dA = dC and dB = -dC, summed to the operands' shapes."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Shape, TensorOperator, array_module, data_type, read_layout
+from numscope.operators.tensors import Shape, TensorOperator, array_module, data_type
 
 if TYPE_CHECKING:
     from numscope.operators.definition import Operator
@@ -45,9 +45,9 @@ class FillOp(TensorOperator):
         """Return the shape that the output shall have."""
         if not self.inputs:
             return self.shape
-        like = self.tensor(ws, 0)
         if not self.shape_in_values:
-            return (*like.shape, *self.extra)
+            return (*self.layout(ws, 0).shape, *self.extra)
+        like = self.tensor(ws, 0)
         if like.ndim != 1 or like.dtype.kind not in "iu":
             raise self.fail(
                 f"the input is a shape: one dimension of integers; got {like.dtype} of shape {like.shape}"
@@ -99,7 +99,7 @@ class ConstantFillOp(FillOp):
             if ws[self.inputs[0]] is None:
                 self.empty_output(ws, 0)
                 return
-            dtype = self.tensor(ws, 0).dtype
+            dtype = self.layout(ws, 0).dtype
         self.output(ws, 0, self.wanted_shape(ws), dtype).fill(self.value)
 
 
@@ -164,15 +164,3 @@ class GivenTensorInt64FillOp(GivenFillOp):
     """An int64 tensor of given values."""
 
     dtype = np.dtype(np.int64)
-
-
-@register_operator("LayoutFill", inputs=1, outputs=1, stops_gradient=True)
-class LayoutFillOp(TensorOperator):
-    """Zeros of the layout that a vector tells: what a `Do` keeps of a tensor whose values are not needed."""
-
-    def run(self, ws: Workspace) -> None:
-        if ws[self.inputs[0]] is None:
-            self.empty_output(ws, 0)
-            return
-        shape, dtype = read_layout(self.tensor(ws, 0))
-        self.output(ws, 0, shape, dtype).fill(0)

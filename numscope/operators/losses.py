@@ -31,7 +31,7 @@ LABEL_SUM_TOLERANCE = 1e-5  # Caffe2's
 
 def _reduction_gradient(context: GradientContext) -> list[Operator]:
     forward = context.operator
-    read = [context.input_shape(0), context.output_gradient(0)]
+    read = [context.input_layout(0), context.output_gradient(0)]
     made = [context.input_gradient(0)]
     return [Operator(f"{forward.type}Gradient", read, made, is_gradient_op=True, **forward.args)]
 
@@ -88,13 +88,13 @@ class SumElementsGradientOp(TensorOperator):
     """[X, dY] -> dX = dY everywhere, or dY / size."""
 
     def run(self, ws: Workspace) -> None:
-        x, dy = self.tensor(ws, 0), self.tensor(ws, 1)
+        x, dy = self.layout(ws, 0), self.tensor(ws, 1)
         if dy.size != 1:
             raise self.fail(f"gradient {self.inputs[1]!r} must have one element, got shape {dy.shape}")
         dx = self.output(ws, 0, x.shape, x.dtype)
         dx[...] = dy.reshape(())
-        if self.averages and x.size:
-            dx /= x.size
+        if self.averages and dx.size:
+            dx /= dx.size
 
     @property
     def averages(self) -> bool:

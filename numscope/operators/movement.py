@@ -24,7 +24,7 @@ def _copy_gradient(context: GradientContext) -> list[Operator]:
 def _cast_gradient(context: GradientContext) -> list[Operator]:
     if data_type(context.operator.args["to"]) not in FLOATING:
         return []
-    read = [context.output_gradient(0), context.input_shape(0)]
+    read = [context.output_gradient(0), context.input_layout(0)]
     return [Operator("CastGradient", read, [context.input_gradient(0)], is_gradient_op=True)]
 
 
@@ -84,7 +84,7 @@ class CastGradientOp(TensorOperator):
     """[dY, X] -> dX: dY converted to the dtype of X, and 0 if that is not floating point."""
 
     def run(self, ws: Workspace) -> None:
-        dy, x = self.tensor(ws, 0), self.tensor(ws, 1)
+        dy, x = self.tensor(ws, 0), self.layout(ws, 1)
         dx = self.output(ws, 0, x.shape, x.dtype)
         if x.dtype in FLOATING:
             array_module(ws.device).copyto(dx, dy, casting="unsafe")

@@ -6,20 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from numscope.operators.boundary import BodyBoundary, end_name, shape_name, start_name
+from numscope.operators.boundary import BodyBoundary, end_name, layout_name, start_name
 from numscope.operators.definition import Net
 from numscope.operators.differentiation import Differentiation
 from numscope.operators.effects import written_names
-from numscope.operators.tensors import array_module, layout
+from numscope.operators.tensors import TensorLayout, array_module
 
 if TYPE_CHECKING:
     from numscope.workspace import Workspace
 
 __all__ = ["Saves", "saves_of"]
-
-INT64 = np.dtype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +28,28 @@ class Saves:
         Copied before the net runs: what it overwrites, and its gradient reads.
     end : tuple of (str, str)
         Copied after the net has run: what later rounds overwrite.
-    start_shapes, end_shapes : tuple of (str, str)
-        Those of which only the layout is kept, as a vector.
+    start_layouts, end_layouts : tuple of (str, str)
+        Those of which only the layout is kept.
     """
 
     start: tuple[tuple[str, str], ...]
     end: tuple[tuple[str, str], ...]
-    start_shapes: tuple[tuple[str, str], ...]
-    end_shapes: tuple[tuple[str, str], ...]
+    start_layouts: tuple[tuple[str, str], ...]
+    end_layouts: tuple[tuple[str, str], ...]
 
     def keep_start(self, ws: Workspace) -> None:
         """Copy what has to be saved before the net runs."""
         if self.start:
             _copy(ws, self.start)
-        if self.start_shapes:
-            _copy_shapes(ws, self.start_shapes)
+        if self.start_layouts:
+            _copy_layouts(ws, self.start_layouts)
 
     def keep_end(self, ws: Workspace) -> None:
         """Copy what has to be saved after the net has run."""
         if self.end:
             _copy(ws, self.end)
-        if self.end_shapes:
-            _copy_shapes(ws, self.end_shapes)
+        if self.end_layouts:
+            _copy_layouts(ws, self.end_layouts)
 
 
 def saves_of(net: Net, bindings: Mapping[str, str], volatile: frozenset[str], copies: bool) -> Saves:
@@ -74,8 +70,8 @@ def saves_of(net: Net, bindings: Mapping[str, str], volatile: frozenset[str], co
     return Saves(
         tuple((name, start_name(name)) for name in sorted(boundary.starts)),
         tuple((name, end_name(name)) for name in sorted(boundary.ends)),
-        tuple((name, shape_name(start_name(name))) for name in sorted(boundary.start_shapes)),
-        tuple((name, shape_name(end_name(name))) for name in sorted(boundary.end_shapes)),
+        tuple((name, layout_name(start_name(name))) for name in sorted(boundary.start_layouts)),
+        tuple((name, layout_name(end_name(name))) for name in sorted(boundary.end_layouts)),
     )
 
 
@@ -90,12 +86,10 @@ def _copy(ws: Workspace, pairs: Iterable[tuple[str, str]]) -> None:
         xp.copyto(copy.tensor(value.shape, value.dtype), value)
 
 
-def _copy_shapes(ws: Workspace, pairs: Iterable[tuple[str, str]]) -> None:
-    xp = array_module(ws.device)
+def _copy_layouts(ws: Workspace, pairs: Iterable[tuple[str, str]]) -> None:
     for name, saved in pairs:
         blob, copy = ws.get_blob(name), ws.create_local_blob(saved)
         if blob is None or not blob.is_tensor:
             copy.reset()
-            continue
-        vector = layout(blob.value)
-        copy.tensor((len(vector),), INT64)[...] = xp.asarray(vector, INT64)
+        else:
+            copy.set(TensorLayout(blob.value.shape, blob.value.dtype))

@@ -46,14 +46,14 @@ def _concat_gradient(context: GradientContext) -> list[Operator]:
 
 def _slice_gradient(context: GradientContext) -> list[Operator]:
     forward = context.operator
-    read = [context.input_shape(0)]
+    read = [context.input_layout(0)]
     read += [context.input(i) for i in range(1, len(forward.inputs))]
     read += [context.output_gradient(0)]
     return [Operator("SliceGradient", read, [context.input_gradient(0)], is_gradient_op=True, **forward.args)]
 
 
 def _gather_gradient(context: GradientContext) -> list[Operator]:
-    read = [context.input_shape(0), context.input(1), context.output_gradient(0)]
+    read = [context.input_layout(0), context.input(1), context.output_gradient(0)]
     made = [context.input_gradient(0)]
     return [Operator("GatherGradient", read, made, is_gradient_op=True, **context.operator.args)]
 
@@ -230,7 +230,7 @@ class SliceGradientOp(SlicingOp):
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
-        x, dy = self.tensor(ws, 0), self.tensor(ws, len(self.inputs) - 1)
+        x, dy = self.layout(ws, 0), self.tensor(ws, len(self.inputs) - 1)
         window = self.window(ws, x.shape)
         dx = self.output(ws, 0, x.shape, x.dtype)
         dx.fill(0)
@@ -244,14 +244,14 @@ GATHER: dict[str, Any] = {"axis": ("int", 0), "dense_gradient": ("bool", True)}
 class GatheringOp(TensorOperator):
     """What Gather and its gradient share."""
 
-    def place(self, ws: Workspace, data: Array) -> tuple[Array, int]:
-        """Return the indices, which must lie in the data, and the axis that they count along."""
+    def place(self, ws: Workspace, shape: Shape) -> tuple[Array, int]:
+        """Return the indices, which must lie in data of a shape, and the axis that they count along."""
         indices = integers(self, ws, 1)
         axis = self.argument("axis")
-        axis = axis + data.ndim if axis < 0 else axis
-        if not 0 <= axis < data.ndim:
-            raise self.fail(f"axis {self.argument('axis')} does not exist in data of shape {data.shape}")
-        length = data.shape[axis]
+        axis = axis + len(shape) if axis < 0 else axis
+        if not 0 <= axis < len(shape):
+            raise self.fail(f"axis {self.argument('axis')} does not exist in data of shape {shape}")
+        length = shape[axis]
         if indices.size == 1:  # of a loop that goes through rows: one wait for a device, not two
             low = high = int(indices.item())
         elif indices.size:
@@ -269,7 +269,7 @@ class GatherOp(GatheringOp):
 
     def run(self, ws: Workspace) -> None:
         data = self.tensor(ws, 0)
-        indices, axis = self.place(ws, data)
+        indices, axis = self.place(ws, data.shape)
         shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
         y = self.output(ws, 0, shape, data.dtype)
         # The range is checked above; NumPy's default mode would go through a buffer (CuPy has no modes).
@@ -283,8 +283,8 @@ class GatherGradientOp(GatheringOp):
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
-        data, dy = self.tensor(ws, 0), self.tensor(ws, 2)
-        indices, axis = self.place(ws, data)
+        data, dy = self.layout(ws, 0), self.tensor(ws, 2)
+        indices, axis = self.place(ws, data.shape)
         gradient = self.output(ws, 0, data.shape, data.dtype)
         gradient.fill(0)
         if not gradient.size:

@@ -34,7 +34,7 @@ def _weighted_sum_gradient(context: GradientContext) -> list[Operator]:
     made = [context.input_gradient(i) for i in range(0, len(forward.inputs), 2)]
     on_weights = forward.args.get("grad_on_w", False)
     for i in range(0, len(forward.inputs), 2):
-        read += [context.input(i) if on_weights else context.input_shape(i), context.input(i + 1)]
+        read += [context.input(i) if on_weights else context.input_layout(i), context.input(i + 1)]
     if on_weights:
         made += [context.input_gradient(i) for i in range(1, len(forward.inputs), 2)]
     return [Operator("WeightedSumGradient", read, made, is_gradient_op=True)]

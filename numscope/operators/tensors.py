@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from numscope.errors import BlobTypeError, OperatorError
 from numscope.operators.registry import CompiledOperator
-from numscope.types import is_known_type, known_dtype
+from numscope.types import is_known_type, known_dtype, register_known_type
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -23,21 +23,32 @@ __all__ = [
     "FLOATING",
     "Array",
     "Shape",
+    "TensorLayout",
     "TensorOperator",
     "array_module",
     "broadcast",
     "computing_on",
     "data_type",
-    "layout",
-    "read_layout",
     "sum_to",
 ]
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 Shape = tuple[int, ...]
 
-FLOATING_TYPES = tuple(known_dtype(t) for t in ("float16", "float32", "float64", "bfloat16"))
-FLOATING = frozenset(FLOATING_TYPES)
+FLOATING = frozenset(known_dtype(t) for t in ("float16", "float32", "float64", "bfloat16"))
+
+
+class TensorLayout(NamedTuple):
+    """The shape and dtype of a tensor: what a `Do` keeps of one whose values its gradient does not need.
+
+    A value of a blob that takes no room in an arena, and that is known without a wait for the device.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+
+
+register_known_type(TensorLayout)
 
 # TensorProto.DataType of Caffe2; the others (STRING, ZERO_COLLISION_HASH, ...) are no dtypes.
 DATA_TYPES = {
@@ -100,6 +111,13 @@ class TensorOperator(CompiledOperator):
             raise BlobTypeError(f"{self.definition!r}: input {name!r} must be a tensor, but {kind}")
         return blob.value
 
+    def layout(self, ws: Workspace, i: int) -> Array | TensorLayout:
+        """Return input `i` for its shape and dtype: a tensor, or the layout of one."""
+        blob = ws.get_blob(self.inputs[i])
+        if blob is not None and type(value := blob.value) is TensorLayout:
+            return value
+        return self.tensor(ws, i)
+
     def floating(self, ws: Workspace, i: int) -> Array:
         """Return input `i`, which must be a tensor of floating point numbers."""
         array = self.tensor(ws, i)
@@ -143,17 +161,6 @@ class TensorOperator(CompiledOperator):
     def fail(self, text: str) -> OperatorError:
         """Return an error that begins with this operator."""
         return OperatorError(f"{self.definition!r}: {text}")
-
-
-def layout(array: Array) -> tuple[int, ...]:
-    """Return a tensor's shape, and behind it the number of its floating point type (-1 for others)."""
-    return (*array.shape, FLOATING_TYPES.index(array.dtype) if array.dtype in FLOATING else -1)
-
-
-def read_layout(vector: Array) -> tuple[Shape, np.dtype[Any]]:
-    """Return the shape and dtype that a vector made by `layout` tells."""
-    *shape, number = vector.tolist()
-    return tuple(shape), FLOATING_TYPES[number]
 
 
 def data_type(value: int | str) -> np.dtype[Any]:
