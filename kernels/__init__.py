@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-def zero(x: Any, *, nontemporal: bool | None = None) -> None:
+def zero(x: Any, *, nontemporal: bool | None = None, stream: Any = None) -> None:
     """Fill arrays with zeros.
 
     Parameters
@@ -52,18 +52,20 @@ def zero(x: Any, *, nontemporal: bool | None = None) -> None:
     nontemporal : bool, optional
         Write past the caches: a gain for memory that is not read soon. By default as soon as the
         bytes written would not fit into the largest cache.
+    stream : stream, optional
+        Of CUDA, on the arrays' device, instead of CuPy's current one.
 
     Raises
     ------
     TypeError
         For what is no array, or of an unknown dtype.
     ValueError
-        For a read-only array.
+        For a read-only array, and for a stream of another device.
     """
-    run("zero", x, nontemporal=nontemporal)
+    run("zero", x, nontemporal=nontemporal, stream=stream)
 
 
-def copy(dst: Any, src: Any, *, nontemporal: bool | None = None) -> None:
+def copy(dst: Any, src: Any, *, nontemporal: bool | None = None, stream: Any = None) -> None:
     """Copy arrays, with a cast where the dtypes differ.
 
     Parameters
@@ -71,7 +73,7 @@ def copy(dst: Any, src: Any, *, nontemporal: bool | None = None) -> None:
     dst, src : array or sequence of arrays
         Of equal shapes; of equal dtypes, or both of float dtypes. Casts round to nearest, ties to
         even; a NaN stays a NaN, what is too large becomes infinite (in float8_e4m3fn: NaN).
-    nontemporal : bool, optional
+    nontemporal, stream : optional
         As for `zero`.
 
     Raises
@@ -79,9 +81,10 @@ def copy(dst: Any, src: Any, *, nontemporal: bool | None = None) -> None:
     TypeError
         For dtypes without a cast.
     ValueError
-        For shapes that differ, read-only destinations, destinations that overlap each other.
+        For shapes that differ, read-only destinations, destinations that overlap each other, and for a
+        stream of another device.
     """
-    run("copy", dst, src, nontemporal=nontemporal)
+    run("copy", dst, src, nontemporal=nontemporal, stream=stream)
 
 
 def accumulate(
@@ -93,6 +96,7 @@ def accumulate(
     zero_source: bool = False,
     stats: bool | str = False,
     nontemporal: bool | None = None,
+    stream: Any = None,
 ) -> Stats | None:
     """Compute ``dst = beta * dst + alpha * src`` in one pass.
 
@@ -128,10 +132,10 @@ def accumulate(
         As for `copy`, for a `beta` other than 0 and 1, and for a source to be zeroed that is
         read-only or overlaps another array.
     """
-    return run("accumulate", dst, src, alpha, beta, zero_source, stats, nontemporal)
+    return run("accumulate", dst, src, alpha, beta, zero_source, stats, nontemporal, stream)
 
 
-def scale(x: Any, alpha: float) -> None:
+def scale(x: Any, alpha: float, *, stream: Any = None) -> None:
     """Multiply arrays by a number, in place.
 
     Parameters
@@ -140,27 +144,31 @@ def scale(x: Any, alpha: float) -> None:
         Of float or complex dtypes.
     alpha : float
         Rounded to float32 unless `x` is float64 or complex128.
+    stream : stream, optional
+        As for `zero`.
     """
-    run("scale", x, alpha=alpha)
+    run("scale", x, alpha=alpha, stream=stream)
 
 
-def stats(x: Any) -> Stats:
+def stats(x: Any, *, stream: Any = None) -> Stats:
     """Return sum of squares, number of nonfinite values and largest magnitude.
 
     Parameters
     ----------
     x : array or sequence of arrays
         Of float16, bfloat16, float32 or float64.
+    stream : stream, optional
+        As for `zero`.
 
     Returns
     -------
     Stats
         The same bits for the same values and lengths, whatever threads, addresses or strides.
     """
-    return run("stats", x) or Stats(0.0, 0, 0.0)
+    return run("stats", x, stream=stream) or Stats(0.0, 0, 0.0)
 
 
-def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0) -> None:
+def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0, stream: Any = None) -> None:
     """Add rows to the rows of `dst` that `indices` name: ``dst[indices[k]] += alpha * rows[k]``.
 
     Rows of one index are added in the order of ``k``, so the bits do not depend on threads.
@@ -170,11 +178,15 @@ def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0) -> Non
     dst : array, shape (n, ...)
         Of float16, bfloat16, float32 or float64.
     indices : array of int, shape (k,)
-        Each from 0 to ``n - 1``; duplicates are fine.
+        Each from 0 to ``n - 1``; duplicates are fine. Those on a CUDA device are checked there, where
+        nothing waits for them: the row of a wrong one is left out, and a later call that waits, or the
+        next `scatter_add`, raises the error.
     rows : array, shape (k, ...)
         Of float16, bfloat16, float32 or float64.
     alpha : float
         As for `accumulate`.
+    stream : stream, optional
+        As for `zero`.
 
     Raises
     ------
@@ -183,7 +195,7 @@ def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0) -> Non
     ValueError
         For an index out of range, shapes that do not fit, and a read-only destination.
     """
-    arrays.scatter_add(dst, indices, rows, float(alpha))
+    arrays.scatter_add(dst, indices, rows, float(alpha), stream)
 
 
 def warmup() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .pieces import OverlapError, Pieces, as_array, check_overlap, is_on_device
+from .pieces import OverlapError, Pieces, as_array, check_overlap, device_of, is_on_device
 from .plan import Plan, Prepared, Stats, bind, make_plan, merge, prepare, scatter_variant
 
 __all__ = ["run", "scatter_add"]
@@ -29,8 +30,12 @@ def run(
     zero_source: bool = False,
     stats: bool | str = False,
     nontemporal: bool | None = None,
+    stream: Any = None,
 ) -> Stats | None:
     """Run an operation on one array or many; small ndarrays of dtypes seen before go the short way."""
+    if stream is not None:
+        with _on(stream, dst):
+            return run(operation, dst, src, alpha, beta, zero_source, stats, nontemporal)
     if type(dst) is np.ndarray and not nontemporal and not zero_source:
         origin = dst if src is None else src
         if type(origin) is np.ndarray:
@@ -92,6 +97,10 @@ def _run(
     found = [call(alpha) for call in calls]
     for array, buffer in write_back:
         array[...] = buffer
+    if targets and is_on_device(targets[0]):
+        from .cuda_arrays import keep_alive
+
+        keep_alive(_originals(dst) + _originals(src), device_of(targets[0]))
     if operation == "stats" or stats:
         return merge([part for part in found if part is not None])
     return None
@@ -168,6 +177,10 @@ def _arrays(x: Any) -> _Arrays:
     return [as_array(array) for array in x]
 
 
+def _originals(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, list | tuple) else [] if x is None else [x]
+
+
 def _check_shapes(targets: _Arrays, sources: _Arrays) -> None:
     if len(targets) != len(sources):
         raise ValueError(f"{len(targets)} destinations and {len(sources)} sources: expected as many of each")
@@ -212,12 +225,26 @@ def _pairs(targets: _Arrays, sources: _Arrays | None) -> list[tuple[Pieces, Piec
     ]
 
 
-def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float) -> None:
+def _on(stream: Any, x: Any) -> AbstractContextManager[None]:
+    """Return a context in which work on arrays goes to a CUDA stream, after checking that it can."""
+    first = x if is_on_device(x) or not isinstance(x, list | tuple) or not x else x[0]
+    if not is_on_device(first):
+        raise ValueError("stream= is for arrays on a CUDA device, these are not; leave it out")
+    from .cuda_streams import given
+
+    return given(stream, device_of(as_array(first)))
+
+
+def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) -> None:
     """Check what `kernels.scatter_add` got, and run it."""
+    if stream is not None:
+        with _on(stream, dst):
+            scatter_add(dst, indices, rows, alpha, None)
+        return
     target, added = as_array(dst), as_array(rows)
-    # Indices on a device are waited for: a wrong one must not write into somebody else's memory.
-    given: Any = as_array(indices) if is_on_device(indices) else indices
-    numbers = given.get() if is_on_device(given) else np.asarray(given)
+    numbers: Any = as_array(indices) if is_on_device(indices) else np.asarray(indices)
+    if is_on_device(numbers) and not is_on_device(target):
+        numbers = numbers.get()
     variant = scatter_variant(target.dtype, added.dtype)
     _check_writable([target], "destination")
     if numbers.dtype.kind not in "iu" and numbers.size:
@@ -227,14 +254,18 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float) -> None:
             f"rows of shape {added.shape} at indices of shape {numbers.shape} do not fit a destination of "
             f"shape {target.shape}: expected indices (k,) and rows (k, *{target.shape[1:]})"
         )
-    wrong = np.flatnonzero((numbers < 0) | (numbers >= len(target)))
-    if len(wrong):
-        raise ValueError(
-            f"index {numbers[wrong[0]]} at place {wrong[0]} is out of range: expected 0 to {len(target) - 1}"
-        )
+    if not is_on_device(numbers):  # those on a device are checked there: to look at them here is to wait
+        wrong = np.flatnonzero((numbers < 0) | (numbers >= len(target)))
+        if len(wrong):
+            raise ValueError(
+                f"index {numbers[wrong[0]]} at place {wrong[0]} is out of range: "
+                f"expected 0 to {len(target) - 1}"
+            )
+        numbers = np.ascontiguousarray(numbers, np.int64)
+    elif len(numbers) and not len(target):
+        raise ValueError(f"{len(numbers)} indices into a destination without rows: expected none")
     if not added.size:
         return
-    numbers = np.ascontiguousarray(numbers, np.int64)
     (added,) = _contiguous([added], None)
     (buffer,) = _contiguous([target], None)
     here, there = Pieces.of([buffer]), Pieces.of([added])
@@ -242,12 +273,16 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float) -> None:
         raise ValueError(
             f"destination on {here.device} and rows on {there.device}: copy one to the other first"
         )
+    if is_on_device(numbers) and device_of(numbers) != here.device:
+        raise ValueError(
+            f"indices on {device_of(numbers)} and destination on {here.device}: copy them there first"
+        )
     if here.addresses[0] < there.ends[0] and there.addresses[0] < here.ends[0]:
         added = added.copy()
     if is_on_device(buffer):
-        from . import cuda_launch
+        from . import cuda_scatter
 
-        cuda_launch.scatter_add(buffer, numbers, added, variant, alpha)
+        cuda_scatter.scatter_add(buffer, numbers, added, variant, alpha)
     else:
         from . import host
 

@@ -6,8 +6,10 @@ A launch walks over the tiles of all runs. One run lies in the arguments; severa
 device memory, and a second table tells of each tile to which row it belongs: two dependent loads a
 tile, both from the L2 cache, where a search would take a dozen.
 
-The statistics come out of the same launch. Every tile has its sum of squares; the CUDA block that
-is the last to finish adds them up in the order that `plan.Stats` fixes, whichever block that is.
+Where statistics are wanted every tile leaves its sum of squares behind, and a second launch, of one CUDA
+block, adds these up in the order that `plan.Stats` fixes: a thread for each of the sums side by side.
+Left to the last block of the first launch, whose threads are an eighth as many, that would take
+some 30 us for 1 GiB, 3 % of the pass: one multiprocessor has too few loads under way.
 """
 
 from __future__ import annotations
@@ -17,8 +19,19 @@ from typing import Any
 
 from numba import config, cuda, types
 
-from .cuda_forms import GROUPS, LANES, THREADS, Form
-from .cuda_layout import COLUMNS, DESTINATION, EXTRA, FIRST, LENGTH, SOURCE, TREE
+from .cuda_forms import GROUPS, LANES, THREADS, TREE, Form
+from .cuda_layout import (
+    COLUMNS,
+    DESTINATION,
+    EXTRA,
+    FIRST,
+    LENGTH,
+    MAGNITUDE,
+    NONFINITE,
+    RESULTS,
+    SOURCE,
+    SUM_OF_SQUARES,
+)
 
 if config.ENABLE_CUDASIM:
     from . import cuda_simulator as primitives
@@ -27,7 +40,9 @@ else:
 
 __all__ = ["SIGNATURE", "body"]
 
-_SUMS = TREE  # 8 KiB of shared memory: first the sums of a block's teams, of which a thread has 8 at most
+_SUMS = 8 * THREADS  # of a block's teams: a thread has 8 at most
+_ROWS = 16
+"""Tiles' sums that a thread of the second launch has under way at once."""
 
 
 @primitives.device_function
@@ -87,72 +102,13 @@ def _do_tile(form, number, rows, table, destination, source, length, extra, seed
 
 
 @primitives.device_function
-def _reduce_block(magnitudes, counts):
-    """Leave the largest magnitude and the sum of the counts of all threads in element 0."""
+def _takes_place(gate, checks):
+    """Tell whether a launch is to do something: see `body`. Each thread looks at one result."""
     thread = cuda.threadIdx.x
-    half = THREADS // 2
-    while half > 0:
-        cuda.syncthreads()
-        if thread < half:
-            magnitudes[thread] = max(magnitudes[thread], magnitudes[thread + half])
-            counts[thread] += counts[thread + half]
-        half //= 2
-    cuda.syncthreads()
-
-
-@primitives.device_function
-def _add_up(sums, partials, tiles):
-    """Add the tiles' sums: `TREE` sums side by side, then by halves; the total is left in element 0.
-
-    Each thread has eight of the sums side by side, in registers: nothing is stored between the
-    loads, so that they overlap.
-    """
-    thread = cuda.threadIdx.x
-    a = b = c = d = e = f = g = h = 0.0
-    address = partials + 8 * thread
-    end = partials + 8 * tiles
-    while address - 8 * thread < end:
-        a += primitives.load_float64(address)
-        b += primitives.load_float64(address + 8 * THREADS)
-        c += primitives.load_float64(address + 16 * THREADS)
-        d += primitives.load_float64(address + 24 * THREADS)
-        e += primitives.load_float64(address + 32 * THREADS)
-        f += primitives.load_float64(address + 40 * THREADS)
-        g += primitives.load_float64(address + 48 * THREADS)
-        h += primitives.load_float64(address + 56 * THREADS)
-        address += 8 * TREE
-    sums[thread] = (a + e) + (c + g)
-    sums[thread + THREADS] = (b + f) + (d + h)
-    half = THREADS
-    while half > 0:
-        cuda.syncthreads()
-        if thread < half:
-            sums[thread] += sums[thread + half]
-        half //= 2
-    cuda.syncthreads()
-
-
-@primitives.device_function
-def _finish(sums, magnitudes, counts, partials, tiles, slots, results):
-    """Combine what all CUDA blocks have found out; run by the last of them."""
-    thread = cuda.threadIdx.x
-    cuda.threadfence()
-    _add_up(sums, partials, tiles)
-    magnitude = 0
-    count = 0
-    slot = thread
-    while slot < cuda.gridDim.x:
-        magnitude = max(magnitude, primitives.load_int64(slots + 16 * slot + 8))
-        count += primitives.load_int64(slots + 16 * slot + 16)
-        slot += THREADS
-    magnitudes[thread] = magnitude
-    counts[thread] = count
-    _reduce_block(magnitudes, counts)
-    if thread == 0:
-        primitives.store_float64(results, sums[0])
-        primitives.store_int64(results + 8, magnitudes[0])
-        primitives.store_int64(results + 16, counts[0])
-        primitives.store_int64(slots, 0)  # ready for the next launch
+    nonfinite = types.int64(0)
+    if thread < abs(checks):
+        nonfinite = primitives.load_int64(gate + 8 * (RESULTS * thread + NONFINITE))
+    return (cuda.syncthreads_or(types.int32(nonfinite != 0)) == 0) == (checks > 0)
 
 
 # --- kernels -------------------------------------------------------------------------------------
@@ -161,7 +117,11 @@ def _finish(sums, magnitudes, counts, partials, tiles, slots, results):
 def _writing(form):
     """Return the kernel of a form that gathers no statistics: a CUDA block takes a tile after the other."""
 
-    def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
+    def kernel(
+        rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, gate, checks
+    ):
+        if checks != 0 and not _takes_place(gate, checks):
+            return
         factor = primitives.spread(form, alpha)
         found = primitives.nothing_found(form)
         number = types.int64(cuda.blockIdx.x)
@@ -177,12 +137,13 @@ def _writing(form):
 def _measuring(form):
     """Return the kernel of a form that does: each team of a CUDA block takes tiles."""
 
-    def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
+    def kernel(
+        rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, gate, checks
+    ):
         thread = cuda.threadIdx.x
         sums = cuda.shared.array(_SUMS, types.float64)
         magnitudes = cuda.shared.array(THREADS, types.int64)
         counts = cuda.shared.array(THREADS, types.int64)
-        last = cuda.shared.array(1, types.int64)
         teams = THREADS // primitives.team(form)
         factor = primitives.spread(form, alpha)
         found = primitives.nothing_found(form)
@@ -208,17 +169,65 @@ def _measuring(form):
             first += types.int64(cuda.gridDim.x) * teams
         magnitudes[thread] = primitives.largest_magnitude(found)
         counts[thread] = primitives.count_nonfinite(found)
-        cuda.threadfence()
-        _reduce_block(magnitudes, counts)
+        half = THREADS // 2
+        while half > 0:
+            cuda.syncthreads()
+            if thread < half:
+                magnitudes[thread] = max(magnitudes[thread], magnitudes[thread + half])
+                counts[thread] += counts[thread + half]
+            half //= 2
         if thread == 0:
             slot = slots + 16 * cuda.blockIdx.x
-            primitives.store_int64(slot + 8, magnitudes[0])
-            primitives.store_int64(slot + 16, counts[0])
-            cuda.threadfence()
-            last[0] = primitives.take_number(slots)
-        cuda.syncthreads()
-        if last[0] == cuda.gridDim.x - 1:
-            _finish(sums, magnitudes, counts, partials, tiles, slots, results)
+            primitives.store_int64(slot, magnitudes[0])
+            primitives.store_int64(slot + 8, counts[0])
+
+    return kernel
+
+
+def _adding_up():
+    """Return the kernel of the second launch, one CUDA block of `TREE` threads.
+
+    `length` is the number of CUDA blocks of the first launch, `destination` is where the results go.
+    """
+
+    def kernel(
+        rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, gate, checks
+    ):
+        thread = types.int64(cuda.threadIdx.x)
+        sums = cuda.shared.array(TREE, types.float64)
+        magnitudes = cuda.shared.array(TREE, types.int64)
+        counts = cuda.shared.array(TREE, types.int64)
+        total = 0.0
+        tile = thread
+        while tile + (_ROWS - 1) * TREE < tiles:
+            for row in range(_ROWS):
+                total += primitives.load_float64(partials + 8 * (tile + row * TREE))
+            tile += _ROWS * TREE
+        while tile < tiles:
+            total += primitives.load_float64(partials + 8 * tile)
+            tile += TREE
+        magnitude = 0
+        count = 0
+        slot = thread
+        while slot < length:
+            magnitude = max(magnitude, primitives.load_int64(slots + 16 * slot))
+            count += primitives.load_int64(slots + 16 * slot + 8)
+            slot += TREE
+        sums[thread] = total
+        magnitudes[thread] = magnitude
+        counts[thread] = count
+        half = TREE // 2
+        while half > 0:
+            cuda.syncthreads()
+            if thread < half:
+                sums[thread] += sums[thread + half]
+                magnitudes[thread] = max(magnitudes[thread], magnitudes[thread + half])
+                counts[thread] += counts[thread + half]
+            half //= 2
+        if thread == 0:
+            primitives.store_float64(destination + 8 * SUM_OF_SQUARES, sums[0])
+            primitives.store_int64(destination + 8 * MAGNITUDE, magnitudes[0])
+            primitives.store_int64(destination + 8 * NONFINITE, counts[0])
 
     return kernel
 
@@ -227,23 +236,31 @@ def _scattering(form):
     """Return the kernel that adds rows at their indices, each destination's in the order of the indices.
 
     `table` has the indices in rising order, `rows` the numbers of their rows; the CUDA block at the first
-    of equal indices adds all their rows, and each of its threads always the same elements.
+    of equal indices adds all their rows, and each of its threads always the same elements. `extra` is
+    the number of the destination's rows; of an index beyond them nothing is added, and it is left at
+    the address `partials`.
     """
 
-    def kernel(rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, results):
+    def kernel(
+        rows, table, destination, source, length, extra, tiles, alpha, seed, partials, slots, gate, checks
+    ):
         factor = primitives.spread(form, alpha)
         found = primitives.nothing_found(form)
         to, of = primitives.destination_size(form) * length, primitives.source_size(form) * length
+        start = types.int64(0)
         place = types.int64(cuda.blockIdx.x)
         while place < tiles:
             index = primitives.load_int64(table + 8 * place)
             following = place
             if place > 0 and primitives.load_int64(table + 8 * place - 8) == index:
                 following = tiles
+            elif index < 0 or index >= extra:
+                primitives.store_int64(partials, index)
+                following = tiles
             while following < tiles and primitives.load_int64(table + 8 * following) == index:
                 row = primitives.load_int64(rows + 8 * following)
                 target, added = destination + to * index, source + of * row
-                found = _do_run(form, target, added, extra, seed, factor, types.int64(0), length, found)
+                found = _do_run(form, target, added, start, seed, factor, start, length, found)
                 following += 1
             place += cuda.gridDim.x
 
@@ -260,14 +277,17 @@ def body(form: Form) -> Any:
     destination, source, length, extra : the one run
     tiles : how many there are
     alpha, seed : of the arithmetic and the rounding
-    partials : address of float64 (tiles rounded up to `TREE`,), zero beyond the tiles
-    slots : address of int64 (1 + 2 * CUDA blocks,): a count of the blocks that are done, which must
-        begin at 0, and the largest magnitude and the nonfinite elements of each
-    results : address of a float64 and two int64: sum of squares, largest magnitude (as bits), nonfinites
+    partials : address of float64 (tiles,): a sum of squares each
+    slots : address of int64 (CUDA blocks, 2): the largest magnitude, as bits, and the nonfinite elements
+    gate, checks : address of int64 (checks, RESULTS), the results of measurements, `THREADS` at most. What
+        only writes does nothing unless all of these found finite elements; where the number of `checks`
+        is negative, unless one did not. 0 for no condition.
     """
+    if form.kernel == "add_up":
+        return _adding_up()
     if form.kernel == "scatter":
         return _scattering(form)
     return _measuring(form) if form.variant.measure else _writing(form)
 
 
-SIGNATURE = types.void(*[types.int64] * 7, types.float64, *[types.int64] * 4)
+SIGNATURE = types.void(*[types.int64] * 7, types.float64, *[types.int64] * 5)

@@ -1,15 +1,19 @@
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 # CuPy ships no types.
-"""Bring arrays on a CUDA device to the kernels, as CuPy arrays without a copy."""
+"""Bring arrays on a CUDA device to the kernels, as CuPy arrays without a copy, and keep them alive."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
-from .pieces import as_dtype
+from .pieces import KNOWN, Pieces, as_dtype
 
-__all__ = ["as_device_array"]
+__all__ = ["as_device_array", "keep_alive", "simple_pieces"]
+
+_WORDS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # by their words: not every CuPy takes these
 
 
 def as_device_array(x: Any) -> Any:
@@ -46,13 +50,109 @@ def as_device_array(x: Any) -> Any:
 def _from_torch(tensor: Any, torch: Any, cupy: Any) -> Any:
     tensor = tensor.detach()
     name = str(tensor.dtype).removeprefix("torch.")
-    if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # by their words: not every CuPy takes these
+    if name in _WORDS:
         words = torch.int16 if name == "bfloat16" else torch.uint8
         array = cupy.from_dlpack(tensor.view(words)).view(as_dtype(name))
     else:
         array = cupy.from_dlpack(tensor)
-    stream = cupy.cuda.get_current_stream()
-    if stream.ptr != torch.cuda.current_stream(tensor.device).cuda_stream:
-        # PyTorch must not give the memory to somebody else before this stream is done with it.
-        tensor.record_stream(torch.cuda.ExternalStream(stream.ptr, device=tensor.device))
+    ours = _other_stream(torch, cupy, tensor.device)
+    if ours is not None:
+        tensor.record_stream(ours)
     return array
+
+
+def _other_stream(torch: Any, cupy: Any, device: Any) -> Any:
+    """Return CuPy's current stream as PyTorch's object, or None where it is PyTorch's current one as well.
+
+    PyTorch gives memory to somebody else as soon as its own stream is done with it, unless other streams
+    are recorded.
+    """
+    pointer = cupy.cuda.get_current_stream(device.index).ptr
+    if pointer == torch.cuda.current_stream(device).cuda_stream:
+        return None
+    if pointer in (0, 1):  # an ExternalStream of 0 would be a new stream
+        return torch.cuda.default_stream(device)
+    return torch.cuda.ExternalStream(pointer, device=device)
+
+
+def simple_pieces(arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]], device: int) -> Pieces | None:
+    """Return where many arrays lie, if they are simple: a tenth of the time of taking them one by one.
+
+    Returns
+    -------
+    Pieces or None
+        None unless all are CuPy arrays, or all PyTorch tensors, on this device, contiguous, of one known
+        dtype and of the expected shapes. They may be read on CuPy's current stream.
+    """
+    import cupy
+
+    kinds = set(map(type, arrays))
+    if kinds == {cupy.ndarray}:
+        return _of_cupy(arrays, shapes, device)
+    torch = sys.modules.get("torch")
+    if torch is None or not kinds or not kinds <= {torch.Tensor, torch.nn.Parameter}:
+        return None
+    return _of_torch(torch, cupy, arrays, shapes, device)
+
+
+def _of_cupy(arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]], device: int) -> Pieces | None:
+    dtype = arrays[0].dtype
+    if any(map(dtype.__ne__, map(attrgetter("dtype"), arrays))) or dtype.name not in KNOWN:
+        return None
+    if list(map(attrgetter("shape"), arrays)) != list(shapes):
+        return None
+    if not all(map(attrgetter("flags.c_contiguous"), arrays)):
+        return None
+    if set(map(attrgetter("data.device_id"), arrays)) != {device}:
+        return None
+    addresses = list(map(attrgetter("data.ptr"), arrays))
+    return Pieces(addresses, list(map(attrgetter("size"), arrays)), dtype, f"cuda:{device}")
+
+
+def _of_torch(
+    torch: Any, cupy: Any, tensors: Sequence[Any], shapes: Sequence[tuple[int, ...]], device: int
+) -> Pieces | None:
+    forms = set(map(attrgetter("dtype", "layout", "device"), tensors))
+    if len(forms) > 1:
+        return None
+    dtype, layout, place = forms.pop()
+    name = str(dtype).removeprefix("torch.")
+    if (place.type, place.index) != ("cuda", device) or layout is not torch.strided or name not in KNOWN:
+        return None
+    if list(map(attrgetter("shape"), tensors)) != list(shapes):
+        return None
+    plain = torch.Tensor
+    if not all(map(plain.is_contiguous, tensors)) or any(map(plain.is_neg, tensors)):
+        return None
+    ours = _other_stream(torch, cupy, place)
+    if ours is not None:
+        ours.wait_stream(torch.cuda.current_stream(place))
+        for tensor in tensors:
+            tensor.record_stream(ours)
+    addresses = list(map(plain.data_ptr, tensors))
+    return Pieces(addresses, list(map(plain.numel, tensors)), as_dtype(name), f"cuda:{device}")
+
+
+def keep_alive(values: Iterable[Any], device: str) -> None:
+    """Keep arrays that were given to kernels alive until the current stream is done with them.
+
+    PyTorch knows of other streams by `record_stream`. CuPy's pool gives memory out again in the order of
+    the stream on which it was allocated; as long as the device has seen one stream only, that is
+    enough. What lies in an arena is looked after there. All other arrays may die at any moment.
+    """
+    import cupy
+
+    from . import cuda_streams as streams
+
+    torch = sys.modules.get("torch")
+    number = streams.ordinal(device)
+    several = bool(streams.others(number, cupy.cuda.get_current_stream(number)))
+    kept = []
+    for value in values:
+        if isinstance(value, cupy.ndarray):
+            if several and not getattr(getattr(value.data.mem, "_owner", None), "ordered", False):
+                kept.append(value)
+        elif torch is None or not isinstance(value, torch.Tensor):
+            kept.append(value)
+    if kept:
+        streams.keep(number, kept)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from . import cache as disk
-from .cuda_forms import THREADS, Form
+from .cuda_forms import Form
 
 __all__ = ["OLDEST", "architecture", "cubin", "entry_name"]
 
@@ -122,7 +122,7 @@ def _compile(form: Form, capability: tuple[int, int]) -> bytes:
         device=False,
         abi="numba",
         output="ptx",
-        launch_bounds=THREADS,
+        launch_bounds=form.threads,
     )
     mangled = re.search(r"\.entry\s+(\S+?)\(", ptx)
     if mangled is None:

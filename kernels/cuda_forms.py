@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from .variants import BLOCK, Variant
 
-__all__ = ["GROUPS", "LANES", "THREADS", "Form"]
+__all__ = ["ADD_UP", "GROUPS", "LANES", "THREADS", "TREE", "Form"]
 
 THREADS = 128
-"""Threads of a CUDA block."""
+"""Threads of a CUDA block that goes over elements."""
+
+TREE = 1024
+"""Sums side by side when the tiles' sums are added, and threads of the CUDA block that does it."""
 
 GROUPS = 4
 """Vectors of each array that a thread has under way at once."""
@@ -47,7 +50,8 @@ class Form:
     Parameters
     ----------
     kernel : str
-        ``"zero"`` and ``"copy"`` move words, ``"blend"`` computes, ``"scatter"`` does so row by row.
+        ``"zero"`` and ``"copy"`` move words, ``"blend"`` computes, ``"scatter"`` does so row by row, and
+        ``"add_up"`` puts together what a form that measures has found.
     variant : Variant
         For words: both sides ``"uint8"`` to ``"uint64"``.
     """
@@ -81,6 +85,11 @@ class Form:
         return LANES // self.lanes if self.variant.measure else THREADS
 
     @property
+    def threads(self) -> int:
+        """Threads of a CUDA block."""
+        return TREE if self.kernel == "add_up" else THREADS
+
+    @property
     def tile(self) -> int:
         """Elements of a tile."""
         return BLOCK if self.variant.measure else self.team * self.lanes * GROUPS
@@ -89,3 +98,6 @@ class Form:
     def key(self) -> str:
         """A file name that no other form has."""
         return f"{self.kernel}-{self.variant.key}"
+
+
+ADD_UP = Form("add_up", Variant("float64", "float64", write=False))

@@ -39,7 +39,6 @@ __all__ = [
     "step",
     "store_float64",
     "store_int64",
-    "take_number",
     "team",
     "tile",
 ]
@@ -296,14 +295,3 @@ def store_int64(typing_context, address, value):
 def store_float64(typing_context, address, value):
     """Store a float64 at an address."""
     return _storing(F64, types.float64)
-
-
-@intrinsic
-def take_number(typing_context, address):
-    """Add 1 to the int64 at an address, in one piece; return what it was."""
-
-    def generate(context, builder, signature, args):
-        place = pointer(builder, args[0], I64)
-        return builder.atomic_rmw("add", place, ir.Constant(I64, 1), "monotonic")
-
-    return types.int64(types.int64), generate

@@ -9,8 +9,6 @@ machine code with raw addresses takes one. Memory comes from CuPy's current allo
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,18 +24,22 @@ from cuda.core import (
 )
 from numpy.typing import NDArray
 
+from . import cuda_faults as faults
+from . import cuda_streams as streams
 from .cuda_compile import cubin, entry_name
-from .cuda_forms import THREADS, Form
-from .cuda_layout import EXTRA, LENGTH, TREE, Layout, read_stats, with_native_half
+from .cuda_forms import ADD_UP, Form
+from .cuda_layout import EXTRA, LENGTH, RESULTS, Layout, read_stats
+from .cuda_streams import on_device
 from .plan import Plan, Stats, count_launch
-from .variants import Variant
 
-__all__ = ["Prepared", "ordinal", "scatter_add"]
+__all__ = ["Prepared", "Tables", "blocks_for", "launch_on", "load"]
 
 _WAVES = 4
 """CUDA blocks for each place on the card: more than one, for places differ in their way to memory."""
 
 _MAX_STREAMS = 16
+
+_ONE_BLOCK = LaunchConfig(grid=1, block=ADD_UP.threads)
 
 _runtime = cupy.cuda.runtime
 
@@ -55,37 +57,26 @@ class _Kernel(NamedTuple):
     code: Any
     most: int
 
-    def blocks(self, teams: int) -> int:
-        """Return of how many CUDA blocks a launch with so many teams' work consists."""
-        return max(1, min(teams, self.most))
-
-
-def ordinal(device: str) -> int:
-    """Return the number of a device, 1 for ``"cuda:1"``."""
-    return int(device.partition(":")[2] or 0)
-
-
-@contextmanager
-def _current(device: int) -> Iterator[None]:
-    """Make a device the current one of this thread, as CuPy's and CUDA's calls want it."""
-    before = _runtime.getDevice()
-    _runtime.setDevice(device)
-    try:
-        yield
-    finally:
-        if before != device:
-            _runtime.setDevice(before)
-
 
 @cache
-def _kernel(form: Form, device: int) -> _Kernel:
+def load(form: Form, device: int) -> _Kernel:
     """Load a kernel, which is compiled where it was not yet; the device is the current one."""
     card = _runtime.getDeviceProperties(device)
     name = entry_name(form)
     machine_code = cubin(form, (card["major"], card["minor"]))
     code = ObjectCode.from_cubin(machine_code, name=name).get_kernel(name)
-    resident = code.occupancy.max_active_blocks_per_multiprocessor(THREADS, 0)
+    resident = code.occupancy.max_active_blocks_per_multiprocessor(form.threads, 0)
     return _Kernel(code, card["multiProcessorCount"] * resident * _WAVES)
+
+
+def blocks_for(kernel: _Kernel, shares: int) -> int:
+    """Return of how many CUDA blocks a launch with so many blocks' work consists."""
+    return max(1, min(shares, kernel.most))
+
+
+def launch_on(stream: Any, config: Any, kernel: _Kernel, *arguments: float) -> None:
+    """Launch a kernel with the arguments of `cuda.body` on a stream of CuPy."""
+    launch(_stream(stream.ptr), config, kernel.code, *arguments)
 
 
 @cache
@@ -96,38 +87,61 @@ def _stream(pointer: int) -> Any:
     return Stream.from_handle(pointer)
 
 
-class _Uploads:
-    """Tables in device memory and room for results, for the launches of one stream.
+class Tables:
+    """Tables in device memory, and room there, for the launches of one stream.
 
     They are allocated while that stream is the current one and used on no other; so CuPy's pool, whose
     free memory belongs to streams, never gives them to somebody else while a kernel runs.
+
+    Attributes
+    ----------
+    addresses : list of int
+        Of the tables.
+    room : int
+        Address of as many bytes as were asked for.
     """
 
-    def __init__(self, stream: Any, tables: list[NDArray[Any]], zeros: int, results: int):
+    def __init__(self, stream: Any, tables: list[NDArray[Any]], room: int = 0):
         sizes = [-(-table.nbytes // 16) * 16 for table in tables]
-        self.memory = cupy.cuda.alloc(zeros + sum(sizes))
-        if zeros:
-            self.memory.memset_async(0, zeros, stream)
+        self._memory = cupy.cuda.alloc(room + sum(sizes))
+        self.room = int(self._memory.ptr)
         self.addresses = []
-        offset = zeros
+        offset = room
         for table, size in zip(tables, sizes, strict=True):
             # From pageable memory, which CUDA takes a copy of before the call returns.
             _runtime.memcpyAsync(
-                self.memory.ptr + offset,
+                self.room + offset,
                 table.ctypes.data,
                 table.nbytes,
                 _runtime.memcpyHostToDevice,
                 stream.ptr,
             )
-            self.addresses.append(self.memory.ptr + offset)
+            self.addresses.append(self.room + offset)
             offset += size
-        # The kernel writes here through the bus: nothing is left to copy when the stream is done.
-        self.pinned: Any = None
-        self.results: Any = None
-        if results:
-            self.pinned = cupy.cuda.alloc_pinned_memory(8 * results)
-            self.results = np.frombuffer(self.pinned, np.int64, results)
-        self.arguments: tuple[int, ...] = ()
+
+
+class _OnStream:
+    """What the launches of a `Prepared` on one stream need: their arguments, and where results go."""
+
+    __slots__ = ("adding_up", "arguments", "pinned", "results", "tables")
+
+    def __init__(self, stream: Any, layout: Layout, blocks: int):
+        run = layout.runs[0]
+        one = (int(run[0]), int(run[1]), int(run[LENGTH]), int(run[EXTRA]))
+        tables: list[NDArray[Any]] = []
+        if len(layout.runs) > 1:
+            tables = [layout.row_of_tile, np.ascontiguousarray(layout.runs)]
+        measures = layout.form.variant.measure
+        partials = -(-layout.tiles // 2) * 16
+        self.tables = Tables(stream, tables, partials + 16 * blocks if measures else 0)
+        addresses = self.tables.addresses or [0, 0]
+        room = (self.tables.room, self.tables.room + partials) if measures else (0, 0)
+        self.arguments = (*addresses, *one, layout.tiles), room
+        if measures:
+            # The kernel writes here through the bus: nothing is left to copy when the stream is done.
+            self.pinned = cupy.cuda.alloc_pinned_memory(8 * RESULTS)
+            self.results = np.frombuffer(self.pinned, np.int64, RESULTS)
+            self.adding_up = (blocks, 0, layout.tiles, 1.0, 0, *room, 0, 0)
 
 
 class Prepared:
@@ -136,91 +150,87 @@ class Prepared:
     A call goes to CuPy's current stream. It returns before the kernel ends, unless it measures.
     """
 
-    __slots__ = ("_compute", "_config", "_device", "_kernel", "_layout", "_lock", "_uploads")
+    __slots__ = ("_config", "_device", "_kernel", "_layout", "_lock", "_on_streams", "_second", "_variant")
 
     def __init__(self, plan: Plan):
         self._layout = layout = Layout.of(plan)
-        self._device = ordinal(plan.destination.device)
-        self._compute = plan.variant.compute if plan.variant.measure else None
-        self._uploads: dict[int, _Uploads] = {}
+        self._device = streams.ordinal(plan.destination.device)
+        self._variant = plan.variant
+        self._on_streams: dict[int, _OnStream] = {}
         self._lock = threading.Lock()
         if layout.tiles:
-            with _current(self._device):
-                self._kernel = _kernel(layout.form, self._device)
-            teams = THREADS // layout.form.team
-            blocks = self._kernel.blocks(-(-layout.tiles // teams))
-            self._config = LaunchConfig(grid=blocks, block=THREADS)
+            form = layout.form
+            with on_device(self._device):
+                self._kernel = load(form, self._device)
+                if self._variant.measure:
+                    self._second = load(ADD_UP, self._device)
+            shares = -(-layout.tiles * form.team // form.threads)
+            self._config = LaunchConfig(grid=blocks_for(self._kernel, shares), block=form.threads)
 
-    def __call__(self, alpha: float = 1.0, seed: int = 0) -> Stats | None:
-        """Launch the kernel once."""
+    def __call__(self, alpha: float = 1.0, seed: int = 0, gate: tuple[int, int] = (0, 0)) -> Stats | None:
+        """Launch the kernel once; under the condition of a gate, see `cuda.body`, if it only writes."""
         count_launch()
         if not self._layout.tiles:
-            return None if self._compute is None else Stats(0.0, 0, 0.0)
+            return self._nothing()
         before = _runtime.getDevice()
         _runtime.setDevice(self._device)
         try:
-            stream = cupy.cuda.get_current_stream()
-            if self._compute is None:
-                self._launch(stream, alpha, seed)
+            stream = streams.current(self._device)
+            here = self._on_stream(stream)
+            if not self._variant.measure:
+                first, room = here.arguments
+                launch(
+                    _stream(stream.ptr),
+                    self._config,
+                    self._kernel.code,
+                    *first,
+                    float(alpha),
+                    seed,
+                    *room,
+                    *gate,
+                )
                 return None
             with self._lock:  # the results of two threads would go to one place
-                uploads = self._launch(stream, alpha, seed)
+                self._measure(stream, here, alpha, seed, here.pinned.ptr)
                 stream.synchronize()
-                return read_stats(uploads.results, self._compute)
+                faults.raise_found(self._device)
+                return read_stats(here.results, self._variant)
         finally:
             if before != self._device:
                 _runtime.setDevice(before)
 
-    def _launch(self, stream: Any, alpha: float, seed: int) -> _Uploads:
-        uploads = self._uploads.get(stream.ptr)
-        if uploads is None:
-            if len(self._uploads) >= _MAX_STREAMS:  # a program may make streams without end
-                self._uploads.clear()
-            uploads = self._uploads[stream.ptr] = self._upload(stream)
-        given = uploads.arguments
-        launch(
-            _stream(stream.ptr), self._config, self._kernel.code, *given[:7], float(alpha), seed, *given[7:]
-        )
-        return uploads
+    def _nothing(self) -> Stats | None:
+        """Return the statistics of no element, if statistics are wanted."""
+        found = np.zeros(RESULTS, np.int64)
+        return read_stats(found, self._variant) if self._variant.measure else None
 
-    def _upload(self, stream: Any) -> _Uploads:
-        layout = self._layout
-        run = layout.runs[0]
-        one = (int(run[0]), int(run[1]), int(run[LENGTH]), int(run[EXTRA]))
-        tables: list[NDArray[Any]] = []
-        if len(layout.runs) > 1:
-            tables = [layout.row_of_tile, np.ascontiguousarray(layout.runs)]
-        partials = -(-layout.tiles // TREE) * TREE * 8 if self._compute is not None else 0
-        slots = -(-(1 + 2 * self._config.grid[0]) // 2) * 16 if self._compute is not None else 0
-        uploads = _Uploads(stream, tables, partials + slots, 3 if self._compute is not None else 0)
-        pinned = uploads.pinned.ptr if uploads.pinned is not None else 0
-        addresses = uploads.addresses or [0, 0]
-        room = (uploads.memory.ptr, uploads.memory.ptr + partials, pinned)
-        uploads.arguments = (*addresses, *one, layout.tiles, *room)
-        return uploads
+    def measure_into(self, results: int) -> None:
+        """Launch a kernel that measures, without waiting for it.
 
-
-def scatter_add(
-    destination: Any, indices: NDArray[np.int64], rows: Any, variant: Variant, alpha: float
-) -> None:
-    """Add rows of a device array to rows of another, in the order of the indices.
-
-    Parameters
-    ----------
-    destination : cupy.ndarray, C-contiguous
-    indices : int64 array in host memory, shape (k,)
-        Within the destination.
-    rows : cupy.ndarray, C-contiguous, shape (k, ...)
-    """
-    order = np.argsort(indices, kind="stable").astype(np.int64)
-    form = Form("scatter", with_native_half(variant))
-    device = destination.device.id
-    with _current(device):
-        kernel = _kernel(form, device)
-        stream = cupy.cuda.get_current_stream()
-        uploads = _Uploads(stream, [order, np.ascontiguousarray(indices[order])], 0, 0)
-        config = LaunchConfig(grid=kernel.blocks(len(indices)), block=THREADS)
-        width = rows.size // len(indices)
-        arguments = (*uploads.addresses, destination.data.ptr, rows.data.ptr, width, 0, len(indices))
+        Parameters
+        ----------
+        results : int
+            Address of int64 (RESULTS,) in the device's memory, where what it finds is to go.
+        """
         count_launch()
-        launch(_stream(stream.ptr), config, kernel.code, *arguments, float(alpha), 0, 0, 0, 0)
+        with on_device(self._device):
+            stream = streams.current(self._device)
+            if self._layout.tiles:
+                self._measure(stream, self._on_stream(stream), 1.0, 0, results)
+            else:
+                _runtime.memsetAsync(results, 0, 8 * RESULTS, stream.ptr)
+
+    def _measure(self, stream: Any, here: _OnStream, alpha: float, seed: int, results: int) -> None:
+        first, room = here.arguments
+        launch_on(stream, self._config, self._kernel, *first, float(alpha), seed, *room, 0, 0)
+        launch_on(stream, _ONE_BLOCK, self._second, 0, 0, results, 0, *here.adding_up)
+
+    def _on_stream(self, stream: Any) -> _OnStream:
+        key = streams.key(stream)
+        here = self._on_streams.get(key)
+        if here is None:
+            if len(self._on_streams) >= _MAX_STREAMS:  # a program may make streams without end
+                self._on_streams.clear()
+            here = _OnStream(stream, self._layout, self._config.grid[0])
+            self._on_streams[key] = here
+        return here

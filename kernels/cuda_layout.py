@@ -19,8 +19,11 @@ __all__ = [
     "EXTRA",
     "FIRST",
     "LENGTH",
+    "MAGNITUDE",
+    "NONFINITE",
+    "RESULTS",
     "SOURCE",
-    "TREE",
+    "SUM_OF_SQUARES",
     "Layout",
     "read_stats",
     "with_native_half",
@@ -31,8 +34,10 @@ DESTINATION, SOURCE, LENGTH, FIRST, EXTRA = range(5)
 
 COLUMNS = 5
 
-TREE = 1024
-"""Sums side by side when the tiles' sums are added; the array of those has a multiple of it."""
+SUM_OF_SQUARES, MAGNITUDE, NONFINITE = range(3)
+"""Columns of results: bits of a float64, bits of the largest magnitude, a count."""
+
+RESULTS = 3
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Layout:
     @classmethod
     def of(cls, plan: Plan) -> Layout:
         """Lay a plan out for a CUDA device."""
-        variant = replace(plan.variant, streaming=False)  # of the host's caches
+        # Past the caches is a matter of the host's; the largest magnitude costs next to nothing here.
+        variant = replace(plan.variant, streaming=False, largest=False)
         destination, source = plan.destination, plan.source
         if plan.kernel != "blend":
             size = _widest_word(destination, source)
@@ -126,19 +132,20 @@ def _split_heads(runs: NDArray[np.int64], form: Form) -> NDArray[np.int64]:
     return both[both[:, LENGTH] > 0]
 
 
-def read_stats(results: NDArray[np.int64], compute: str) -> Stats:
+def read_stats(results: NDArray[np.int64], variant: Variant) -> Stats:
     """Return what a kernel found out.
 
     Parameters
     ----------
-    results : int64 array, shape (3,)
-        Bits of the sum of squares in float64, bits of the largest magnitude in the type of the
-        arithmetic, number of nonfinite elements.
-    compute : str
-        The type of the arithmetic.
+    results : int64 array, shape (RESULTS,)
+        The magnitude in the type of the arithmetic.
+    variant : Variant
+        Of the plan, which says whether the largest magnitude was asked for.
     """
-    magnitude, nonfinite = int(results[1]), int(results[2])
-    infinity, word = (0x7F800000, np.uint32) if compute == "float32" else (0x7FF0000000000000, np.uint64)
-    largest = math.nan if magnitude > infinity else float(word(magnitude).view(compute))
-    total = float(results[:1].view(np.float64)[0])
-    return Stats(largest if nonfinite else total, nonfinite, largest)
+    magnitude, nonfinite = int(results[MAGNITUDE]), int(results[NONFINITE])
+    infinity, word = (
+        (0x7F800000, np.uint32) if variant.compute == "float32" else (0x7FF0000000000000, np.uint64)
+    )
+    largest = math.nan if magnitude > infinity else float(word(magnitude).view(variant.compute))
+    total = float(results.view(np.float64)[SUM_OF_SQUARES])
+    return Stats(largest if nonfinite else total, nonfinite, largest if variant.largest else math.nan)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import threading
 
 import numpy as np
 
@@ -36,7 +35,6 @@ __all__ = [
     "step",
     "store_float64",
     "store_int64",
-    "take_number",
     "team",
     "tile",
 ]
@@ -46,7 +44,6 @@ _libm.fma.argtypes = [ctypes.c_double] * 3
 _libm.fma.restype = ctypes.c_double
 _libm.fmaf.argtypes = [ctypes.c_float] * 3
 _libm.fmaf.restype = ctypes.c_float
-_counting = threading.Lock()
 
 
 def device_function(function):
@@ -261,11 +258,3 @@ def store_int64(address, value):
 def store_float64(address, value):
     """Store a float64 at an address."""
     _memory(address, np.float64, 1)[0] = value
-
-
-def take_number(address):
-    """Add 1 to the int64 at an address, in one piece; return what it was."""
-    with _counting:
-        number = load_int64(address)
-        store_int64(address, number + 1)
-    return number

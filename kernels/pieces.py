@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KNOWN", "OverlapError", "Pieces", "as_array", "as_dtype", "check_overlap", "is_on_device"]
+__all__ = [
+    "KNOWN",
+    "OverlapError",
+    "Pieces",
+    "as_array",
+    "as_dtype",
+    "check_overlap",
+    "device_of",
+    "is_on_device",
+]
 
 KNOWN = (
     "bool",
@@ -176,7 +185,7 @@ class Pieces:
                 raise TypeError(f"array {number} has dtype {view.dtype}, expected {dtype} as the first")
             if not view.flags.forc:
                 raise ValueError(f"array {number} is not contiguous: pass np.ascontiguousarray(...) of it")
-        devices = {_device(view) for view in views}
+        devices = {device_of(view) for view in views}
         if len(devices) > 1:
             raise TypeError(
                 f"the arrays are on {', '.join(sorted(devices))}: expected one device; copy them to it"
@@ -245,7 +254,8 @@ class Pieces:
         return Pieces(self.addresses, self.lengths * factor, other, self.device)
 
 
-def _device(array: Any) -> str:
+def device_of(array: Any) -> str:
+    """Return the name of the device on which an array of NumPy or CuPy lies."""
     return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
 
 

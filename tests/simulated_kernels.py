@@ -11,8 +11,8 @@ import reference
 from numba import cuda
 from numscope.kernels import Pieces
 from numscope.kernels.cuda import body
-from numscope.kernels.cuda_forms import THREADS, Form
-from numscope.kernels.cuda_layout import TREE, Layout, read_stats
+from numscope.kernels.cuda_forms import ADD_UP, THREADS, TREE, Form
+from numscope.kernels.cuda_layout import NONFINITE, RESULTS, Layout, read_stats
 from numscope.kernels.host import Prepared
 from numscope.kernels.plan import Plan, Stats, make_plan, scatter_variant
 from reference import same, values
@@ -25,32 +25,49 @@ FLOAT8 = [np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)]
 ALL = [*FLOATS, *FLOAT8, *(np.dtype(name) for name in ("?", "b", "i2", "u4", "i8", "c8", "c16"))]
 
 
-def launch(plan: Plan, alpha: float = 1.0, seed: int = 0, blocks: int = 2, one: bool = True) -> Stats | None:
-    """Run a plan as `cuda_launch` does, in host memory."""
+def launch(
+    plan: Plan,
+    alpha: float = 1.0,
+    seed: int = 0,
+    blocks: int = 2,
+    one: bool = True,
+    gate: tuple[int, int] = (0, 0),
+    whole: bool = False,
+) -> Stats | None:
+    """Run a plan as `cuda_launch` does, in host memory.
+
+    The second launch of what measures takes a thousand Python threads, a second: only if `whole`.
+    """
     layout = Layout.of(plan)
-    measures = plan.variant.measure
     table, rows = np.ascontiguousarray(layout.runs), layout.row_of_tile
     blocks = max(1, min(blocks, -(-layout.tiles * layout.form.team // THREADS)))
-    partials = np.zeros(-(-layout.tiles // TREE) * TREE if measures else 1)
-    slots = np.zeros(1 + 2 * blocks, np.int64)
-    found = np.zeros(3, np.int64)
+    partials, slots = np.full(layout.tiles + 1, np.nan), np.full((blocks, 2), -1)
+    found = np.zeros(RESULTS, np.int64)
     if one and len(table) == 1:
         addresses, run = (0, 0), [int(value) for value in table[0, :3]] + [int(table[0, 4])]
     else:
         addresses, run = (rows.ctypes.data, table.ctypes.data), [0, 0, 0, 0]
+    room = (partials.ctypes.data, slots.ctypes.data)
     if layout.tiles:
-        cuda.jit(body(layout.form))[blocks, THREADS](
-            *addresses,
-            *run,
-            layout.tiles,
-            alpha,
-            seed,
-            partials.ctypes.data,
-            slots.ctypes.data,
-            found.ctypes.data,
-        )
-    assert slots[0] == 0
-    return read_stats(found, plan.variant.compute) if measures else None
+        kernel = cuda.jit(body(layout.form))
+        kernel[blocks, THREADS](*addresses, *run, layout.tiles, alpha, seed, *room, *gate)
+        if plan.variant.measure and not whole:
+            found[:] = add_up(partials[: layout.tiles], slots)
+        elif plan.variant.measure:
+            last = (0, 0, found.ctypes.data, 0, blocks, 0, layout.tiles)
+            cuda.jit(body(ADD_UP))[1, ADD_UP.threads](*last, 1.0, 0, *room, 0, 0)
+    return read_stats(found, plan.variant) if plan.variant.measure else None
+
+
+def add_up(partials: np.ndarray, slots: np.ndarray) -> list[int]:
+    """Put together what tiles and CUDA blocks have found, as `plan.Stats` says."""
+    rows = np.concatenate([partials, np.zeros(-len(partials) % TREE)]).reshape(-1, TREE)
+    sums = np.zeros(TREE)
+    for row in rows:
+        sums = sums + row
+    while len(sums) > 1:
+        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
+    return [int(sums.view(np.int64)[0]), int(slots[:, 0].max()), int(slots[:, 1].sum())]
 
 
 def of(array: np.ndarray) -> Pieces:
@@ -158,7 +175,7 @@ def test_one_launch_for_a_list_with_empty_pieces():
     expected = kernels.accumulate(on_host, sources, alpha=0.5, stats=True)
     on_card = [placed(target, n % 4) for n, target in zip(sizes, targets, strict=True)]
     plan = make_plan("accumulate", Pieces.of(on_card), Pieces.of(sources), stats=True)
-    assert repr(launch(plan, 0.5, blocks=3)) == repr(expected)
+    assert repr(launch(plan, 0.5, blocks=3, whole=True)) == repr(expected)
     launch(make_plan("accumulate", Pieces.of(targets), Pieces.of(sources)), 0.5, blocks=3)
     for left, right, wanted in zip(on_card, targets, on_host, strict=True):
         assert np.array_equal(left, wanted)
@@ -166,10 +183,33 @@ def test_one_launch_for_a_list_with_empty_pieces():
 
 
 def test_more_tiles_than_sums_side_by_side():
-    tiles = TREE + 3
+    tiles = 2 * TREE + 3
     array = values(np.random.default_rng(7), tiles, BFLOAT16, False)
     many = Pieces(array.ctypes.data + 2 * np.arange(tiles), [1] * tiles, BFLOAT16)
-    assert repr(launch(make_plan("stats", many), blocks=4)) == repr(kernels.prepare("stats", many)())
+    expected = kernels.prepare("stats", many)()
+    assert repr(launch(make_plan("stats", many), blocks=4, whole=True)) == repr(expected)
+
+
+def test_the_second_launch_adds_in_the_order_of_the_tiles():
+    rng = np.random.default_rng(10)
+    tiles, blocks = 17 * TREE + 5, 3 * TREE + 1  # more rows than are under way at once
+    partials, slots = rng.random(tiles), rng.integers(0, 1 << 40, (blocks, 2))
+    found = np.zeros(RESULTS, np.int64)
+    arguments = (
+        0,
+        0,
+        found.ctypes.data,
+        0,
+        blocks,
+        0,
+        tiles,
+        1.0,
+        0,
+        partials.ctypes.data,
+        slots.ctypes.data,
+    )
+    cuda.jit(body(ADD_UP))[1, ADD_UP.threads](*arguments, 0, 0)
+    assert found.tolist() == add_up(partials, slots)
 
 
 def test_bfloat16_with_stochastic_rounding_and_with_a_remainder():
@@ -193,9 +233,40 @@ def test_scatter_add_in_the_order_of_the_indices(width):
     start, rows = values(rng, 6 * width, "f4", False), values(rng, 6 * width, BFLOAT16, False)
     on_host, on_card = start.reshape(6, width).copy(), placed(start, 0)
     kernels.scatter_add(on_host, indices, rows.reshape(6, width), alpha=0.3)
-    order = np.argsort(indices, kind="stable")
-    ordered = indices[order]
-    form = Form("scatter", scatter_variant(start.dtype, rows.dtype))
-    pointers = (order.ctypes.data, ordered.ctypes.data, on_card.ctypes.data, rows.ctypes.data)
-    cuda.jit(body(form))[2, THREADS](*pointers, width, 0, len(indices), 0.3, 0, 0, 0, 0)
+    assert scatter(on_card, indices, rows, width) == 0
     assert np.array_equal(on_card, on_host.ravel())
+
+
+def scatter(target: np.ndarray, indices: np.ndarray, rows: np.ndarray, width: int) -> int:
+    """Add rows as `cuda_launch` does; return what index was wrong."""
+    order = np.argsort(indices, kind="stable")
+    ordered, wrong = indices[order], np.zeros(1, np.int64)
+    form = Form("scatter", scatter_variant(target.dtype, rows.dtype))
+    pointers = (order.ctypes.data, ordered.ctypes.data, target.ctypes.data, rows.ctypes.data)
+    sizes = (width, target.size // width, len(indices))
+    cuda.jit(body(form))[2, THREADS](*pointers, *sizes, 0.3, 0, wrong.ctypes.data, 0, 0, 0)
+    return int(wrong[0])
+
+
+@pytest.mark.parametrize("wrong", [6, -1])
+def test_an_index_out_of_range_is_reported_and_writes_nothing(wrong):
+    start, rows = np.arange(12, dtype="f4"), np.ones(6, "f4")
+    target = placed(start, 0)
+    assert scatter(target, np.array([2, wrong, 2]), rows, 2) == wrong
+    expected = start + np.float32(0.3) * (np.arange(12) // 2 == 2) * np.float32(2)
+    assert np.allclose(target, expected)
+
+
+@pytest.mark.parametrize("found", [(0, 0), (0, 3), (2, 0)], ids=str)
+def test_what_was_measured_decides_on_the_card_what_is_added(found):
+    results = np.zeros((len(found), RESULTS), np.int64)
+    results[:, NONFINITE] = found
+    finite = not any(found)
+    for checks, takes_place in ((2, finite), (-2, not finite), (0, True)):
+        target, source = np.ones(100, "f4"), np.full(100, np.nan, "f4")
+        gate = (results.ctypes.data, checks)
+        launch(make_plan("accumulate", of(target), of(source)), gate=gate)
+        assert np.isnan(target).all() == takes_place
+        assert takes_place or np.array_equal(target, np.ones(100))
+        launch(make_plan("zero", of(target)), gate=gate)
+        assert (target == 0).all() == takes_place

@@ -10,11 +10,12 @@ import importlib.util
 import re
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 from numscope.kernels import cuda_compile
-from numscope.kernels.cuda_forms import GROUPS, Form
+from numscope.kernels.cuda_forms import ADD_UP, GROUPS, Form
 from numscope.kernels.variants import Variant
 
 
@@ -44,8 +45,9 @@ FORMS = [
     Form("blend", Variant("float64", "float64", add=True, measure=True)),
     Form("scatter", Variant("float32", "float32", add=True)),
 ]
-REGISTERS = 128
-"""With 128 threads a block, this many leave room for four blocks on a multiprocessor."""
+REGISTERS = 80
+"""With 128 threads a block, this many leave room for six blocks on a multiprocessor: 24 of its 64 warps,
+each of which has at least 1.5 KiB of loads under way."""
 
 
 def _run(*command: object) -> str:
@@ -79,6 +81,18 @@ def test_machine_code(form, capability, tmp_path):
         assert len(wide_loads) >= GROUPS
         # All of a thread's loads are under way before it waits for the first to store.
         assert not wide_stores or wide_loads[GROUPS - 1] < wide_stores[0]
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda c: f"sm_{c[0]}{c[1]}")
+def test_the_second_launch_loads_many_rows_before_it_adds(capability, tmp_path):
+    file = tmp_path / "kernel.cubin"
+    file.write_bytes(cuda_compile.cubin(ADD_UP, capability))
+    figures = dict(re.findall(r"\b([A-Z]+):(\d+)", _run(CUOBJDUMP, "-res-usage", file)))
+    assert int(figures["REG"]) <= 64  # what 1024 threads can have
+    assert figures["STACK"] == figures["LOCAL"] == "0"
+    code = re.findall(r"\b(LDG\.E\.64|DADD)\b", _run(NVDISASM, file))
+    assert max(len(list(run)) for name, run in groupby(code) if name == "LDG.E.64") >= 16
+    assert ".FTZ" not in _run(NVDISASM, file)
 
 
 def _sizes(form: Form) -> tuple[int, int]:
