@@ -113,12 +113,14 @@ def pieces(workspace: Workspace, names: Names) -> dict[np.dtype[Any], kernels.Pi
     return {dtype: _pieces(blobs) for dtype, blobs in groups.items()}
 
 
-def zero(workspace: Workspace, names: Names) -> None:
+def zero(workspace: Workspace, names: Names, stream: Any) -> None:
     """Fill local tensors with zeros."""
-    _run(workspace, workspace, names, None, 1.0)
+    _run(workspace, workspace, names, None, 1.0, stream)
 
 
-def merge(workspace: Workspace, other: Workspace, names: Names, how: Merging, alpha: float = 1.0) -> None:
+def merge(
+    workspace: Workspace, other: Workspace, names: Names, how: Merging, alpha: float, stream: Any
+) -> None:
     """Add or copy local tensors into the blobs of the same names in another workspace."""
     if not isinstance(other, Namespace):
         raise BlobTypeError(f"the target is a Workspace, got {type(other).__name__} {other!r}")
@@ -126,11 +128,22 @@ def merge(workspace: Workspace, other: Workspace, names: Names, how: Merging, al
         alpha = float(alpha)
     except (TypeError, ValueError):
         raise BlobTypeError(f"alpha is a real number, got {type(alpha).__name__} {alpha!r}") from None
-    _run(workspace, other, names, how, alpha)
+    _run(workspace, other, names, how, alpha, stream)
 
 
-def _run(workspace: Workspace, other: Workspace, names: Names, how: Merging | None, alpha: float) -> None:
+def _run(
+    workspace: Workspace,
+    other: Workspace,
+    names: Names,
+    how: Merging | None,
+    alpha: float,
+    stream: Any = None,
+) -> None:
     """Run the plan of a piece of work (None: fill with zeros), made anew where there is no current one."""
+    if stream is not None:
+        with workspace._region.device.on(stream):
+            _run(workspace, other, names, how, alpha)
+        return
     with workspace._guard, other._guard:
         if callable(names):  # its answer may change
             calls = _calls(workspace, other, names, how, alpha == 1.0)

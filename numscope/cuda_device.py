@@ -4,25 +4,30 @@
 Everything is enqueued on CuPy's current stream (``with stream:``) and nothing waits for it but what
 brings values to the host.
 
-The order of streams: arrays of an arena may be used on every stream that was CuPy's current one when
-the arena handed memory out. When it hands memory out again, the current stream is made to wait, on
-the device, for all that the other ones of these were given so far; so bytes that were dropped there
-are not overwritten early. With one stream, the usual case, that costs nothing. An arena is
-to be closed when no stream uses it any more.
+The order of streams: arrays of an arena may be used on every stream that numscope was given work on, or
+that was CuPy's current one when an arena handed memory out. When memory is handed out again, the
+current stream is made to wait, on the device, for all that the others were given so far; so bytes
+that were dropped there are not overwritten early. With one stream, the usual case, that costs
+nothing. A block that goes back to CuPy's allocator waits for them likewise. A stream of which
+numscope has never heard is its user's to wait for, as with CuPy's own pool.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from numscope import kernels
 from numscope.arrays import host_array
 from numscope.errors import ArenaExhausted, BindingError, DeviceUnavailableError
 from numscope.kernels.pieces import as_array, is_on_device
-from numscope.memory import Device, Memory
+from numscope.memory import Device, Gates, Memory
 from numscope.sizes import format_size
 from numscope.types import known_dtype
 
@@ -30,6 +35,7 @@ __all__ = ["CudaDevice", "CudaState", "cuda_available", "describe", "find", "pin
 
 INSTALL = "pip install 'numscope[cuda13]' (for drivers of CUDA 12: 'numscope[cuda12]')"
 OLDEST_CAPABILITY = (7, 5)
+_PAGEABLE = 0  # of pointerGetAttributes: memory that CUDA does not know
 OLDEST_CORE = 1  # the first whose modules have their lasting names
 PACKAGES = ("numba-cuda", "cuda-core")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
@@ -177,10 +183,40 @@ class _Token:
     """Keeps a block, and what else is given, alive for the arrays that are built with it."""
 
     __slots__ = ("__weakref__", "block", "keeps")
+    ordered = True  # the arena gives the bytes out again in the order of the streams
 
     def __init__(self, block: Any, keeps: object) -> None:
         self.block = block
         self.keeps = keeps
+
+
+class _Block:
+    """Memory of CuPy's current allocator, which goes back when no stream works on it any more.
+
+    Allocators give memory out again in the order of the stream on which it was allocated.
+    """
+
+    __slots__ = ("_home", "_memory", "_number", "_streams", "pointer")
+
+    def __init__(self, cupy: Any, number: int, nbytes: int) -> None:
+        self._number = number
+        self._streams = streams()
+        self._home = self._streams.current(number)
+        self._memory = cupy.cuda.alloc(nbytes)
+        self.pointer = int(self._memory.ptr)
+
+    def __del__(self) -> None:
+        if hasattr(self, "pointer") and not sys.is_finalizing():
+            known = self._streams
+            with known.on_device(self._number):
+                known.wait_for(self._home, known.others(self._number, self._home))
+
+
+def streams() -> Any:
+    """Return the module that knows the streams; it imports CuPy."""
+    from numscope.kernels import cuda_streams
+
+    return cuda_streams
 
 
 class CudaMemory(Memory):
@@ -191,9 +227,8 @@ class CudaMemory(Memory):
         self._number = number
         self._nbytes = nbytes
         # No allocator is known to give less than 256 bytes of alignment; a pool of one's own may.
-        self._block = cupy.cuda.alloc(nbytes + 256)
-        self.address = -(-self._block.ptr // 256) * 256
-        self._streams: dict[int, Any] = {}
+        self._block = _Block(cupy, number, nbytes + 256)
+        self.address = -(-self._block.pointer // 256) * 256
 
     def token(self, keeps: object = None) -> object:
         return _Token(self._block, keeps)
@@ -204,13 +239,11 @@ class CudaMemory(Memory):
         return self._cupy.ndarray(shape, dtype, cuda.MemoryPointer(memory, offset))
 
     def hand_out(self) -> None:
-        """Let the current stream wait for the others that have used this memory."""
-        with self._cupy.cuda.Device(self._number):
-            current = self._cupy.cuda.get_current_stream()
-            self._streams.setdefault(current.ptr, current)
-            for pointer, stream in self._streams.items():
-                if pointer != current.ptr:
-                    current.wait_event(stream.record())
+        """Let the current stream wait for the others that were given work."""
+        known = streams()
+        with known.on_device(self._number):
+            current = known.current(self._number)
+            known.wait_for(current, known.others(self._number, current))
 
 
 class CudaDevice(Device):
@@ -259,7 +292,7 @@ class CudaDevice(Device):
             free, total = self._cupy.cuda.runtime.memGetInfo()
             try:
                 return CudaMemory(self._cupy, self.number, nbytes)
-            except self._cupy.cuda.memory.OutOfMemoryError as error:
+            except (MemoryError, OverflowError, self._cupy.cuda.runtime.CUDARuntimeError) as error:
                 raise ArenaExhausted(
                     f"an arena of {format_size(nbytes)} ({nbytes} bytes) does not fit on {self.name}: "
                     f"{free} of {total} bytes are free there ({error}). Make a smaller Arena, or free memory "
@@ -289,6 +322,33 @@ class CudaDevice(Device):
         known_dtype(array.dtype)
         return array
 
+    def simple_pieces(
+        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
+    ) -> kernels.Pieces | None:
+        from numscope.kernels import cuda_arrays
+
+        return cuda_arrays.simple_pieces(arrays, [array.shape for array in like], self.number)
+
+    def gates(self) -> Gates:
+        from numscope.kernels.cuda_gates import Gates
+
+        return Gates(self.number)
+
+    def keep_alive(self, arrays: Iterable[Any]) -> None:
+        from numscope.kernels import cuda_arrays
+
+        cuda_arrays.keep_alive(arrays, self.name)
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        known = streams()
+        try:
+            ours = known.resolve(stream, self.name)
+        except (TypeError, ValueError) as error:
+            raise BindingError(str(error)) from None
+        with known.on_device(self.number), ours:
+            yield
+
     def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:
         with self._cupy.cuda.Device(self.number):
             _words(array).fill(_words(value)[()])
@@ -297,19 +357,47 @@ class CudaDevice(Device):
         cupy = self._cupy
         with cupy.cuda.Device(self.number):
             if isinstance(source, np.ndarray):
-                if target.flags.c_contiguous:
-                    target.set(np.ascontiguousarray(source))
-                    return
-                source = cupy.asarray(source)
+                self._copy_from_host(target, source)
+                return
             if source.device.id != self.number:
-                target.data.copy_from_device_async(source.data, target.nbytes)  # bytes, from `transfer`
+                self._copy_from_other(target, source)
                 return
             target, source = _words(target), _words(source)
             if cupy.may_share_memory(target, source):
                 source = source.copy()
             target[...] = source
 
+    def _copy_from_host(self, target: Any, source: np.ndarray[Any, Any]) -> None:
+        """Copy a host array, which may be overwritten as soon as this returns."""
+        cupy = self._cupy
+        source = np.asarray(source, order="C")
+        if target.flags.c_contiguous:
+            target.set(source)
+            # CUDA takes a copy of pageable memory before the call returns, but reads page-locked memory
+            # when the stream comes to it.
+            if cupy.cuda.runtime.pointerGetAttributes(source.ctypes.data).type != _PAGEABLE:
+                cupy.cuda.get_current_stream().synchronize()
+            return
+        words = cupy.empty(source.shape, _words(source).dtype)
+        self._copy_from_host(words, _words(source))
+        _words(target)[...] = words
+
+    def _copy_from_other(self, target: Any, source: Any) -> None:
+        """Copy bytes from another card, after what its current stream was given; the host does not wait."""
+        known, cupy = streams(), self._cupy
+        here = cupy.cuda.get_current_stream()
+        with known.on_device(source.device.id):
+            there = cupy.cuda.get_current_stream()
+            written = there.record(cupy.cuda.Event(disable_timing=True))
+        here.wait_event(written)
+        target.data.copy_from_device_async(source.data, target.nbytes)
+        read = here.record(cupy.cuda.Event(disable_timing=True))
+        there.wait_event(read)
+
     def to_host(self, array: Any, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        from numscope.kernels import cuda_faults
+
         with self._cupy.cuda.Device(self.number):
             host: np.ndarray[Any, Any] = self._cupy.asnumpy(array, out=out)
+        cuda_faults.raise_found(self.number)
         return host

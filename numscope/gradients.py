@@ -24,6 +24,7 @@ from numscope.errors import (
     BlobNotFoundError,
 )
 from numscope.exclusive import Exclusive
+from numscope.ledger import Ledger
 from numscope.slab import Slab, listed
 from numscope.types import known_dtype
 
@@ -122,6 +123,7 @@ class GradientAccumulator(Mapping[str, Any]):
         self._slab = Slab(layout, arena, device, rounding, operator.index(seed))
         self._reduction = reduction
         self._guard = Exclusive("a gradient accumulator")
+        self._ledger = Ledger(self._slab.read)
         self.reset()
 
     # The mapping protocol
@@ -144,7 +146,7 @@ class GradientAccumulator(Mapping[str, Any]):
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        state = "finished" if self._finished else f"{self._micro_batches} micro-batches"
+        state = "finished" if self._finished else f"{self.micro_batches} micro-batches"
         return f"<numscope.GradientAccumulator on {self.arena.device}: {len(self)} gradients, {state}>"
 
     @property
@@ -161,18 +163,18 @@ class GradientAccumulator(Mapping[str, Any]):
 
     @property
     def weight(self) -> float:
-        """The total weight added since `reset`."""
-        return self._weight
+        """The total weight added since `reset`; after a `skip_nonfinite` on a card this waits for it."""
+        return self._ledger.weight
 
     @property
     def micro_batches(self) -> int:
-        """How many micro-batches were added since `reset`."""
-        return self._micro_batches
+        """How many micro-batches were added since `reset`; it waits as `weight` does."""
+        return self._ledger.micro_batches
 
     @property
     def skipped(self) -> int:
-        """How many micro-batches were left out since `reset`, for nonfinite elements."""
-        return self._skipped
+        """How many micro-batches were left out since `reset`, for nonfinite elements; it waits likewise."""
+        return self._ledger.skipped
 
     # A step
 
@@ -184,6 +186,7 @@ class GradientAccumulator(Mapping[str, Any]):
         zero_source: bool = False,
         skip_nonfinite: bool = False,
         allow_missing: bool = False,
+        stream: Any = None,
     ) -> None:
         """Add the gradients of a micro-batch, in one pass over all of them.
 
@@ -198,9 +201,12 @@ class GradientAccumulator(Mapping[str, Any]):
             Fill the gradients with zeros in the same pass.
         skip_nonfinite : bool, default False
             Read the gradients first, and leave out the micro-batch if one of them has a NaN or Inf: sums
-            and ledger stay as they were, but for `skipped`.
+            and ledger stay as they were, but for `skipped`. On a card that is decided there, and
+            nothing waits to know it before the ledger is read.
         allow_missing : bool, default False
             Names may be missing, or None; nothing is added for them.
+        stream : stream, optional
+            Of CUDA, for this call, instead of CuPy's current one.
 
         Raises
         ------
@@ -208,9 +214,9 @@ class GradientAccumulator(Mapping[str, Any]):
             `finish` was called: `reset` first.
         BindingError
             A gradient has an unknown name, is missing, or has another shape, device or a dtype that is no
-            float; nothing was changed.
+            float; `stream` is none of this device. Nothing was changed.
         """
-        with self._guard:
+        with self._guard, self._slab.on(stream):
             if self._finished:
                 raise AccumulationError(
                     "add() after finish(): the sums are final; call reset() before the next micro-batch"
@@ -218,17 +224,14 @@ class GradientAccumulator(Mapping[str, Any]):
             weight = _number(weight, "weight")
             slab = self._slab
             addition = slab.addition(grads, zero_source=zero_source, allow_missing=allow_missing)
-            if skip_nonfinite and addition.nonfinite():
-                self._skipped += 1
-                adds = False
-            else:
-                self._weight += weight
-                self._micro_batches += 1
-                adds = weight != 0 and math.isfinite(weight)
-            if adds:
-                slab.add(addition, weight if self._reduction == "mean" else 1.0)
+            finite = addition.is_finite(slab.gates) if skip_nonfinite else True
+            added = finite if weight != 0 and math.isfinite(weight) else False
+            if added is not False:
+                slab.add(addition, weight if self._reduction == "mean" else 1.0, added)
             if zero_source:
-                addition.zero(only_gaps=adds)
+                addition.zero(added)
+            self._ledger.enter(weight, finite)
+            slab.keep_alive(grads.values())
 
     def finish(
         self,
@@ -238,6 +241,7 @@ class GradientAccumulator(Mapping[str, Any]):
         unscale: float = 1.0,
         error_if_nonfinite: bool = False,
         defer: bool = False,
+        stream: Any = None,
     ) -> GradientStats:
         """Make the sums final: divide by the total weight and by `unscale`, then clip.
 
@@ -254,6 +258,8 @@ class GradientAccumulator(Mapping[str, Any]):
             Raise if an element is NaN or infinite.
         defer : bool, default False
             Only measure; `copy_to` applies all factors.
+        stream : stream, optional
+            Of CUDA, for this call, instead of CuPy's current one.
 
         Returns
         -------
@@ -266,9 +272,9 @@ class GradientAccumulator(Mapping[str, Any]):
             `finish` was called already; the total weight is zero (and not everything was skipped),
             negative or not finite; or `error_if_nonfinite`. Nothing was changed.
         BindingError
-            `max_norm` or `unscale` is no number to clip to or divide by.
+            `max_norm` or `unscale` is no number to clip to or divide by; `stream` is none of this device.
         """
-        with self._guard:
+        with self._guard, self._slab.on(stream):
             factor = self._factor(mean, _divisor(unscale))
             limit = None if max_norm is None else _limit(max_norm)
             measured = self._slab.measure()
@@ -291,19 +297,21 @@ class GradientAccumulator(Mapping[str, Any]):
             return GradientStats(
                 norm=norm,
                 nonfinite=measured.nonfinite,
-                weight=self._weight,
-                micro_batches=self._micro_batches,
-                skipped=self._skipped,
+                weight=self._ledger.weight,
+                micro_batches=self._ledger.micro_batches,
+                skipped=self._ledger.skipped,
                 clip_coefficient=coefficient,
             )
 
-    def copy_to(self, targets: Mapping[str, Any]) -> None:
+    def copy_to(self, targets: Mapping[str, Any], *, stream: Any = None) -> None:
         """Write the final gradients into other arrays, with the factors that ``finish(defer=True)`` found.
 
         Parameters
         ----------
         targets : mapping of str to array
             Some or all names; arrays of the same shapes, of any float dtype, that can be written.
+        stream : stream, optional
+            Of CUDA, for this call, instead of CuPy's current one.
 
         Raises
         ------
@@ -311,15 +319,16 @@ class GradientAccumulator(Mapping[str, Any]):
             `finish` was not called yet.
         BindingError
             An array has an unknown name, another shape, device or a dtype that is no float, or is
-            read-only; nothing was written.
+            read-only; `stream` is none of this device. Nothing was written.
         """
-        with self._guard:
+        with self._guard, self._slab.on(stream):
             if not self._finished:
                 raise AccumulationError(
                     "copy_to() before finish(): the sums are not final; call finish() first"
                 )
             arrays = self._slab.check(targets, allow_missing=True, writes=True)
             self._slab.copy_to(arrays, self._deferred)
+            self._slab.keep_alive(targets.values())
 
     def reset(self) -> None:
         """Begin anew. No memory is touched: the next addition overwrites.
@@ -328,9 +337,7 @@ class GradientAccumulator(Mapping[str, Any]):
         """
         with self._guard:
             self._slab.reset()
-            self._weight = 0.0
-            self._micro_batches = 0
-            self._skipped = 0
+            self._ledger.reset()
             self._finished = False
             self._deferred = 1.0
 
@@ -344,13 +351,14 @@ class GradientAccumulator(Mapping[str, Any]):
     def _factor(self, mean: bool, unscale: float) -> float:
         if self._finished:
             raise AccumulationError("finish() was called already: factors apply once; call reset() first")
-        everything_skipped = self._skipped > 0 and self._micro_batches == 0
-        if not everything_skipped and not (0 < self._weight < math.inf):
+        ledger = self._ledger
+        everything_skipped = ledger.skipped > 0 and ledger.micro_batches == 0
+        if not everything_skipped and not (0 < ledger.weight < math.inf):
             raise AccumulationError(
-                f"the total weight of {self._micro_batches} micro-batches is {self._weight}, expected a "
+                f"the total weight of {ledger.micro_batches} micro-batches is {ledger.weight}, expected a "
                 "positive finite number: there is no mean over nothing; reset() and check the weights"
             )
-        return 1.0 / unscale / (self._weight if mean and not everything_skipped else 1.0)
+        return 1.0 / unscale / (ledger.weight if mean and not everything_skipped else 1.0)
 
 
 def _parse(name: str, value: Any, default: np.dtype[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 
 from numscope import kernels
 from numscope.errors import BindingError
 
-__all__ = ["Device", "Memory"]
+__all__ = ["Device", "Gates", "Memory"]
 
 DEFAULT_CAPACITY = 64 << 30  # bytes: address space, which costs nothing until touched
 
@@ -37,6 +39,19 @@ class Memory(ABC):
     @abstractmethod
     def array(self, token: object, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return an array over the bytes from `offset`; None where there is no memory."""
+
+
+class Gates(Protocol):
+    """Conditions that are decided where the data are, so that nothing has to wait to know them."""
+
+    def check(self, measuring: Sequence[Any]) -> Any:
+        """Run prepared kernels that measure; return the condition that they find finite elements only.
+
+        It has ``if_open`` and ``if_closed``, which prepared kernels take as their third argument.
+        """
+
+    def read(self, gates: Sequence[Any]) -> list[bool]:
+        """Return which conditions hold; this waits."""
 
 
 class Device(ABC):
@@ -81,6 +96,24 @@ class Device(ABC):
     ) -> kernels.Pieces | None:
         """Return where many arrays lie if they can be read all at once, None if only one by one."""
         return None
+
+    def gates(self) -> Gates | None:
+        """Return a maker of conditions; None where kernels tell at once what they find."""
+        return None
+
+    def keep_alive(self, arrays: Iterable[Any]) -> None:
+        """Keep arrays alive until the kernels that were given them are done; on the host they are."""
+        return
+
+    def on(self, stream: Any) -> AbstractContextManager[None]:
+        """Return a context in which work on this device goes to a CUDA stream.
+
+        Raises
+        ------
+        BindingError
+            It is no such stream, or one of another device.
+        """
+        raise BindingError(f"stream= is for memory of a CUDA device, this is on {self.name!r}; leave it out")
 
     @abstractmethod
     def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:

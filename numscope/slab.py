@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 from numscope import kernels
 from numscope.arena import Arena
 from numscope.errors import BindingError, UnknownTypeError
+from numscope.kernels.pieces import device_of
 from numscope.kernels.plan import merge
+from numscope.memory import Gates
 from numscope.workspace import Workspace
 
 __all__ = ["Addition", "Layout", "Slab", "listed"]
@@ -22,6 +25,8 @@ GRADIENTS = ("float16", "bfloat16", "float32", "float64")
 
 Layout = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]  # name -> shape, dtype
 Call = Callable[..., Any]
+
+_AS_IT_IS = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Addition:
         One for each pair of dtypes; each takes the factor.
     pieces : list of Pieces
         Where the gradients lie.
+    measuring : list of callables
+        One for each of these, which measures it; made when first wanted.
     gaps : list of array
         Gradients that are not contiguous: contiguous copies of them are in `pieces`.
     keeps : object
@@ -45,18 +52,26 @@ class Addition:
     names: Collection[str]
     calls: list[Call]
     pieces: list[kernels.Pieces]
+    measuring: list[Call]
     gaps: list[Any]
     keeps: object
 
-    def nonfinite(self) -> int:
-        """Count elements that are NaN or infinite."""
-        return merge([found for p in self.pieces if (found := kernels.prepare("stats", p)())]).nonfinite
+    def is_finite(self, gates: Gates | None) -> Any:
+        """Tell whether no element is NaN or infinite: True, False, or a condition of `gates`."""
+        if not self.measuring:
+            self.measuring.extend(kernels.prepare("stats", pieces) for pieces in self.pieces)
+        if gates is not None:
+            return gates.check(self.measuring)
+        return merge([call() for call in self.measuring]).nonfinite == 0
 
-    def zero(self, *, only_gaps: bool) -> None:
-        """Fill the gradients with zeros: all of them, or those of which copies were zeroed."""
-        if not only_gaps:
+    def zero(self, added: Any) -> None:
+        """Fill gradients with zeros that were not zeroed in the pass that added them.
+
+        Those are all where nothing was added; and those with gaps, of which a copy was zeroed.
+        """
+        if added is not True:
             for pieces in self.pieces:
-                kernels.prepare("zero", pieces)()
+                kernels.prepare("zero", pieces)(1.0, 0, *_if_closed(added))
         kernels.zero(self.gaps)
 
 
@@ -95,7 +110,9 @@ class Slab:
         self._kinds = {kind for _, kind in layout.values()}
         # Arrays of the sums' shapes without memory of their own: views of the sums would keep these alive.
         self._like = [np.broadcast_to(np.uint8(0), shape) for shape, _ in layout.values()]
-        self._recent: dict[Any, tuple[Any, list[Call]]] = {}
+        self._recent: dict[Any, tuple[Any, list[Call], list[Call]]] = {}
+        self._zeroes: tuple[list[str], list[Call]] | None = None
+        self.gates = self.workspace._region.device.gates()
 
     def reset(self) -> None:
         """Mark all sums as fresh, without touching their memory."""
@@ -149,6 +166,9 @@ class Slab:
             raise BindingError(
                 f"gradient {name!r} is of {array.dtype}, expected {', '.join(GRADIENTS)}; convert it"
             )
+        here, there = self.workspace.device, device_of(array)
+        if here.startswith("cuda") and there != here:  # a host's workspace takes no other arrays anyway
+            raise BindingError(f"gradient {name!r} is on {there}, expected it on {here}; copy it there first")
         # A list has no dtype: what NumPy made of it would be written in vain.
         if writes and not (hasattr(value, "dtype") and _is_writable(array)):
             raise BindingError(f"{name!r} is read-only, expected an array to write into; pass a copy of it")
@@ -183,11 +203,11 @@ class Slab:
         if pieces is None or pieces.dtype.name not in GRADIENTS:
             return None
         key = (zero_source, fresh, pieces.dtype)
-        addresses, calls = self._recent.get(key, (None, []))
+        addresses, calls, measuring = self._recent.get(key, (None, [], []))
         if addresses is None or not np.array_equal(addresses, pieces.addresses):
-            calls = [self._call(list(layout), pieces, fresh, zero_source)]
-            self._recent[key] = pieces.addresses, calls
-        return Addition(layout, calls, [pieces], [], arrays)
+            calls, measuring = [self._call(list(layout), pieces, fresh, zero_source)], []
+            self._recent[key] = pieces.addresses, calls, measuring
+        return Addition(layout, calls, [pieces], measuring, [], arrays)
 
     def _addition(self, sources: dict[str, Any], zero_source: bool) -> Addition:
         """Return an addition of any checked gradients."""
@@ -206,7 +226,7 @@ class Slab:
             self._call(names, source, fresh, zero_source)
             for ((fresh, _, _), (names, _)), source in zip(groups.items(), pieces, strict=True)
         ]
-        return Addition(sources, calls, pieces, gaps, groups)
+        return Addition(sources, calls, pieces, [], gaps, groups)
 
     def _call(self, names: list[str], source: kernels.Pieces, fresh: bool, zero_source: bool) -> Call:
         """Prepare the kernel call that adds gradients of one dtype to sums of one dtype."""
@@ -228,10 +248,30 @@ class Slab:
         self.write_zeros()
         return merge([call() for call in self._measuring])
 
-    def add(self, addition: Addition, factor: float) -> None:
-        """Add gradients times a factor."""
-        self._run(addition.calls, factor)
+    def add(self, addition: Addition, factor: float, finite: Any = True) -> None:
+        """Add gradients times a factor: now, or under a condition that is decided on the device.
+
+        Where that one does not hold, fresh sums become zeros, which is what they stand for.
+        """
+        if finite is True:
+            self._run(addition.calls, factor)
+        else:
+            self._run(addition.calls, factor, finite.if_open)
+            for zero in self._zeroing([name for name in addition.names if name in self._fresh]):
+                zero(1.0, 0, finite.if_closed)
         self._fresh.difference_update(addition.names)
+
+    def read(self, conditions: Sequence[Any]) -> list[bool]:
+        """Return which conditions, that `Addition.is_finite` has returned, hold; this waits."""
+        return self.gates.read(conditions) if self.gates is not None else []
+
+    def keep_alive(self, arrays: Iterable[Any]) -> None:
+        """Keep arrays alive until the device is done with them."""
+        self.workspace._region.device.keep_alive(arrays)
+
+    def on(self, stream: Any) -> AbstractContextManager[None]:
+        """Return a context in which work on the sums goes to a CUDA stream; None for the current one."""
+        return _AS_IT_IS if stream is None else self.workspace._region.device.on(stream)
 
     def norm(self, measured: kernels.Stats) -> float:
         """Return the L2 norm of the sums as they are.
@@ -279,10 +319,19 @@ class Slab:
             names.setdefault(dtype.name, []).append(name)
         return {kind: self.workspace.flat(group) for kind, group in names.items()}
 
-    def _run(self, calls: list[Call], factor: float) -> None:
+    def _run(self, calls: list[Call], factor: float, *gate: Any) -> None:
         for call in calls:
             self._seed += 1  # other random bits each time; unused but for stochastic rounding
-            call(factor, self._seed)
+            call(factor, self._seed, *gate)
+
+    def _zeroing(self, names: list[str]) -> list[Call]:
+        """Return the calls that make zeros of some sums, which are mostly those of the time before."""
+        if self._zeroes is None or self._zeroes[0] != names:
+            held = [*self.workspace.pieces(names).values()] if names else []
+            rests = [name for name in names if name in self._rests]
+            held += self._rests.pieces(rests).values() if rests else []
+            self._zeroes = names, [kernels.prepare("zero", pieces) for pieces in held]
+        return self._zeroes[1]
 
     def _rounded(self, dtype: np.dtype[Any], names: Iterable[str]) -> dict[str, Any]:
         """Return the arguments of `prepare` that say how sums of a dtype are rounded."""
@@ -317,6 +366,11 @@ def listed(names: Iterable[str]) -> str:
     known = list(names)
     more = f" and {len(known) - 5} more" if len(known) > 5 else ""
     return ", ".join(map(repr, known[:5])) + more
+
+
+def _if_closed(condition: Any) -> tuple[Any, ...]:
+    """Return what a kernel call takes for it to take place if a condition does not hold."""
+    return () if condition is False else (condition.if_closed,)
 
 
 def _is_writable(array: Any) -> bool:

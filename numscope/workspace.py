@@ -144,22 +144,26 @@ class Workspace(Files):
 
     # Bulk work
 
-    def zero(self, names: bulk.Names = None) -> None:
+    def zero(self, names: bulk.Names = None, *, stream: Any = None) -> None:
         """Fill local tensors with zeros, in one kernel call.
 
         Parameters
         ----------
         names : iterable of str or predicate, optional
             Which local blobs; default all that hold tensors.
+        stream : stream, optional
+            Of CUDA, for this call, instead of CuPy's current one.
 
         Raises
         ------
+        BindingError
+            `stream` is none of this device.
         BlobNotFoundError, BlobTypeError
             A name is not local, or holds no tensor; nothing was changed.
         """
-        bulk.zero(self, names)
+        bulk.zero(self, names, stream)
 
-    def copy_to(self, other: Workspace, names: bulk.Names = None) -> None:
+    def copy_to(self, other: Workspace, names: bulk.Names = None, *, stream: Any = None) -> None:
         """Copy local tensors into the blobs of the same names in another workspace.
 
         Known float pairs are cast (bfloat16 into float32). One kernel call a pair of dtypes.
@@ -170,16 +174,18 @@ class Workspace(Files):
             Where each name must be visible, with the same shape.
         names : iterable of str or predicate, optional
             Which local blobs; default all that hold tensors.
+        stream : stream, optional
+            Of CUDA, for this call, instead of CuPy's current one.
 
         Raises
         ------
         BindingError
-            A name is missing there, or has another shape, device or a dtype that cannot be cast to; not
-            a byte was written.
+            A name is missing there, or has another shape, device or a dtype that cannot be cast to;
+            `stream` is none of this device. Not a byte was written.
         BlobNotFoundError, BlobTypeError
             A name is not local, or holds no tensor.
         """
-        bulk.merge(self, other, names, bulk.COPY)
+        bulk.merge(self, other, names, bulk.COPY, 1.0, stream)
 
     def merge_into(
         self,
@@ -188,6 +194,8 @@ class Workspace(Files):
         alpha: float = 1.0,
         clear: bool = False,
         names: bulk.Names = None,
+        *,
+        stream: Any = None,
     ) -> None:
         """Add or copy local tensors, scaled, into the blobs of the same names in another workspace.
 
@@ -204,13 +212,15 @@ class Workspace(Files):
             Fill the local tensors with zeros in the same pass.
         names : iterable of str or predicate, optional
             Which local blobs; default all that hold tensors.
+        stream : stream, optional
+            Of CUDA, for this call, instead of CuPy's current one.
 
         Raises
         ------
         BindingError, BlobNotFoundError, BlobTypeError
             As `copy_to`, or `op` is none of the two.
         """
-        bulk.merge(self, other, names, bulk.merging(op, clear), alpha)
+        bulk.merge(self, other, names, bulk.merging(op, clear), alpha, stream)
 
     def pieces(self, names: bulk.Names = None) -> dict[np.dtype[Any], kernels.Pieces]:
         """Return where the elements of local tensors lie, by dtype, for `numscope.kernels.prepare`.
@@ -248,7 +258,7 @@ class Workspace(Files):
                 self._plans.clear()
                 self._region.release()
             else:
-                bulk.zero(self, None)
+                bulk.zero(self, None, None)
 
     def to(self, device: str) -> Workspace:
         """Return a workspace in another device's default arena, with copies of all local blobs.

@@ -134,7 +134,16 @@ def test_scatter_add_in_order(place, cupy):
     kernels.scatter_add(on_card, cupy.asarray(indices), place(rows).reshape(1000, 33), alpha=0.3)
     assert np.array_equal(on_card.get(), on_host)
     with pytest.raises(ValueError, match="index 50 at place 1 is out of range"):
-        kernels.scatter_add(on_card, cupy.asarray([0, 50]), on_card[:2])
+        kernels.scatter_add(on_card, [0, 50], on_card[:2])
+
+
+def test_a_wrong_index_on_the_card_writes_nothing_and_is_told_later(cupy):
+    target, rows = cupy.zeros((5, 3), "f4"), cupy.ones((3, 3), "f4")
+    kernels.scatter_add(target, cupy.asarray([1, 5, 1]), rows)  # nothing waits for it
+    with pytest.raises(ValueError, match="index 5 of an earlier scatter_add on cuda:0 is out of range"):
+        kernels.stats(target)
+    assert target.get().tolist() == [[0] * 3, [2] * 3, [0] * 3, [0] * 3, [0] * 3]
+    assert kernels.stats(target).sum_of_squares == 12
 
 
 def test_gaps_and_overlaps(cupy):
@@ -176,6 +185,87 @@ def test_calls_return_before_kernels_end(cupy):
             add()
         assert not stream.done
         stream.synchronize()
+
+
+def test_a_micro_batch_is_skipped_on_the_card_without_waiting(cupy):
+    shapes = {"w": (4, 10), "b": (10,), "none": (0, 3), "one": ()}
+    rng = np.random.default_rng(8)
+    with ns.Arena("1 MiB") as here, ns.Arena("1 MiB", device="cuda") as there:
+        on_host, on_card = (ns.GradientAccumulator(shapes, arena=arena) for arena in (here, there))
+        busy = cupy.zeros(1 << 28, "u1")
+        for first in (np.nan, 0.5):
+            for number, value in enumerate((first, 1.0, np.inf, 2.0)):
+                grads = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+                grads["b"][3] = value
+                on_host.add(grads, weight=number + 1, skip_nonfinite=True)
+                moved = {name: cupy.asarray(g) for name, g in grads.items()}
+                on_card.add(moved, weight=number + 1, skip_nonfinite=True)  # compiled, loaded, laid out
+                for _ in range(100):
+                    kernels.zero(busy)
+                on_card.add(moved, weight=0, skip_nonfinite=True)
+                on_host.add(grads, weight=0, skip_nonfinite=True)
+                assert not cupy.cuda.get_current_stream().done
+            assert on_card.skipped == on_host.skipped
+            assert repr(on_card.finish(max_norm=1.0)) == repr(on_host.finish(max_norm=1.0))
+            assert all(np.array_equal(on_card[name].get(), on_host[name]) for name in shapes)
+            on_host.reset()
+            on_card.reset()
+        del on_host, on_card
+
+
+def test_a_stream_may_be_given(cupy):
+    stream = cupy.cuda.Stream(non_blocking=True)
+    array = cupy.ones(1 << 20, "f4")
+    cupy.cuda.get_current_stream().synchronize()
+    kernels.scale(array, 3.0, stream=stream)
+    assert kernels.stats(array, stream=stream).max_abs == 3
+    with ns.Arena("1 MiB", device="cuda") as arena:
+        ws = ns.Workspace(arena=arena)
+        ws.full("x", 5, 2.0)
+        cupy.cuda.get_current_stream().synchronize()
+        ws.zero(stream=stream)
+        stream.synchronize()
+        assert not ws.fetch("x").any()
+        ws.clear()
+    if cupy.cuda.runtime.getDeviceCount() > 1:
+        with cupy.cuda.Device(1):
+            other = cupy.cuda.Stream()
+        with pytest.raises(ValueError, match="the stream belongs to cuda:1, expected one of cuda:0"):
+            kernels.zero(array, stream=other)
+
+
+def test_an_array_may_die_while_its_kernel_runs(cupy):
+    target = cupy.zeros(1 << 26, "f4")
+    cupy.cuda.get_current_stream().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    kernels.zero(target)  # two streams are known
+    cupy.cuda.get_current_stream().synchronize()
+    for _ in range(10):
+        source = cupy.ones(1 << 26, "f4")
+        cupy.cuda.get_current_stream().synchronize()
+        kernels.accumulate(target, source, stream=stream)
+        del source
+        cupy.full(1 << 26, 1e9, "f4")  # of the same size, on the stream that the pool thinks is done
+    stream.synchronize()
+    assert kernels.stats(target).max_abs == 10
+
+
+def test_single_numbers_and_what_has_gaps_come_in(cupy):
+    with ns.Arena("1 MiB", device="cuda") as arena, ns.Arena("1 MiB", pinned=True) as pinned:
+        ws = ns.Workspace(arena=arena)
+        ws["x"] = 3.0
+        assert ws.fetch("x") == 3
+        ws["y"] = np.arange(6, dtype="f4").reshape(2, 3).T
+        assert ws.fetch("y").tolist() == [[0, 3], [1, 4], [2, 5]]
+        host = ns.Workspace(arena=pinned)
+        host.full("z", 1 << 16, 7.0)
+        for value in (1.0, 2.0, 3.0):
+            host["z"][...] = value
+            ws["z"] = host["z"]
+            host["z"][...] = -1  # the copy is done
+            assert (ws.fetch("z") == value).all()
+        ws.clear()
+        host.clear()
 
 
 def test_more_than_two_to_the_31_elements(cupy):

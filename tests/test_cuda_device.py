@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import subprocess
 import sys
@@ -148,8 +149,34 @@ def test_importing_numscope_imports_no_cupy():
 # With CuPy installed, but no card: arrays are addresses, shapes and owners, of which nothing is read.
 
 
+class Streams:
+    """Stands for the register of streams, and notes who is made to wait for whom."""
+
+    def __init__(self):
+        self.waits = []
+
+    def current(self, device):
+        return "home"
+
+    def others(self, device, stream):
+        return ["other"]
+
+    def wait_for(self, stream, awaited):
+        self.waits.append((stream, awaited))
+
+    def on_device(self, device):
+        return contextlib.nullcontext()
+
+
 @pytest.fixture
-def memory():
+def streams(monkeypatch):
+    found = Streams()
+    monkeypatch.setattr(cuda_device, "streams", lambda: found)
+    return found
+
+
+@pytest.fixture
+def memory(streams):
     cupy = pytest.importorskip("cupy")
     address = (1 << 40) + 40
 
@@ -158,6 +185,23 @@ def memory():
 
     with cupy.cuda.using_allocator(allocate):
         return cuda_device.CudaMemory(cupy, 0, 1 << 20)
+
+
+def test_streams_are_waited_for_when_bytes_change_hands(memory, streams):
+    memory.hand_out()
+    assert streams.waits == [("home", ["other"])]
+
+
+def test_a_block_goes_back_after_the_last_view_of_it(streams):
+    cupy = pytest.importorskip("cupy")
+    pointer = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(1 << 40, 1 << 20, None, 0), 0)
+    with cupy.cuda.using_allocator(lambda nbytes: pointer):
+        memory = cuda_device.CudaMemory(cupy, 0, 1 << 16)
+    view = memory.array(memory.token(), 0, (3,), np.dtype("float32"))[1:]
+    del memory
+    assert streams.waits == []
+    del view
+    assert streams.waits == [("home", ["other"])]
 
 
 def test_blocks_come_from_the_current_allocator_and_are_aligned(memory):
@@ -194,3 +238,70 @@ def test_pieces_of_device_arrays(memory):
     for call in (lambda: kernels.copy(host, arrays), lambda: kernels.accumulate(arrays, host)):
         with pytest.raises(ValueError, match=r"destination on .* and source on .*: copy one to the other"):
             call()
+
+
+def test_arrays_that_lie_simply_are_read_at_once(memory):
+    from numscope.kernels import cuda_arrays
+
+    like = [(2, 3), (4,)]
+    arrays = [memory.array(memory.token(), 256 * n, s, np.dtype("float32")) for n, s in enumerate(like)]
+    pieces = cuda_arrays.simple_pieces(arrays, like, 0)
+    assert pieces.addresses.tolist() == [memory.address, memory.address + 256]
+    assert (pieces.lengths.tolist(), pieces.dtype.name, pieces.device) == ([6, 4], "float32", "cuda:0")
+    assert cuda_arrays.simple_pieces(arrays, like, 1) is None
+    assert cuda_arrays.simple_pieces(arrays, [(3, 2), (4,)], 0) is None
+    assert cuda_arrays.simple_pieces([arrays[0].T, arrays[1]], [(3, 2), (4,)], 0) is None
+    assert cuda_arrays.simple_pieces([arrays[0], arrays[1].view("int32")], like, 0) is None
+    assert cuda_arrays.simple_pieces([*arrays, np.zeros(3)], [*like, (3,)], 0) is None
+
+
+@pytest.mark.parametrize(
+    ("stream", "device", "error", "text"),
+    [
+        (object(), "cpu", ValueError, "for arrays on a CUDA device, these are on cpu; leave it out"),
+        (7, "cuda:0", TypeError, r"takes a CUDA stream \(of CuPy, PyTorch or cuda.core\), got int"),
+    ],
+)
+def test_what_is_no_stream_is_refused(stream, device, error, text):
+    pytest.importorskip("cupy")
+    from numscope.kernels import cuda_streams
+
+    with pytest.raises(error, match=text):
+        cuda_streams.resolve(stream, device)
+
+
+def test_streams_that_are_done_are_forgotten(monkeypatch):
+    pytest.importorskip("cupy")
+    from numscope.kernels import cuda_streams
+
+    monkeypatch.setattr(cuda_streams, "_known", {})
+    made = [types.SimpleNamespace(ptr=100 + n, done=n % 2 == 0) for n in range(40)]
+    for stream in made:
+        cuda_streams._note(0, stream)
+    others = cuda_streams.others(0, made[-1])
+    assert made[1] in others  # still at work
+    assert made[-1] not in others
+    assert len(others) < 39
+    assert cuda_streams.others(1, made[0]) == []
+
+
+def test_the_device_of_a_stream_is_found_out(monkeypatch):
+    pytest.importorskip("cupy")
+    from numscope.kernels import cuda_streams
+
+    monkeypatch.setattr(cuda_streams, "on_device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(cuda_streams, "_home", lambda handle: 1)
+    stream = types.SimpleNamespace(__cuda_stream__=lambda: (0, 1234))
+    with pytest.raises(ValueError, match="the stream belongs to cuda:1, expected one of cuda:0, where the"):
+        cuda_streams.resolve(stream, "cuda:0")
+
+
+def test_arrays_without_a_device_take_no_stream():
+    with pytest.raises(ValueError, match="stream= is for arrays on a CUDA device, these are not"):
+        kernels.zero([np.zeros(3)], stream=object())
+    ws = ns.Workspace(arena=ns.Arena("1 KiB"))
+    ws.zeros("x", 3)
+    acc = ns.GradientAccumulator({"x": 3}, arena=ws.arena)
+    for call in (ws.zero, acc.finish, lambda stream: ws.merge_into(ws, stream=stream)):
+        with pytest.raises(ns.BindingError, match="stream= is for memory of a CUDA device, this is on 'cpu'"):
+            call(stream=object())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import numscope as ns
 from numscope import kernels
+from numscope.ledger import Ledger
 
 SHAPES = {"w": (4, 10), "b": (10,), "none": (0, 3), "one": ()}
 FLOATS = ["float16", ml_dtypes.bfloat16, "float32", "float64"]
@@ -415,6 +416,28 @@ def test_torch_takes_part_without_a_copy(acc):
     assert torch.from_numpy(acc["w"]).data_ptr() == acc["w"].ctypes.data
     assert not any(g.any() for g in batch.values())
     np.testing.assert_allclose(acc["w"], gradients(0)["w"], rtol=4e-3)
+
+
+def test_a_ledger_waits_for_decisions_only_when_it_is_read():
+    asked = []
+
+    def read(verdicts):
+        asked.append(verdicts)
+        return [verdict == "finite" for verdict in verdicts]
+
+    ledger = Ledger(read)
+    weights = [0.1, 0.7, 0.2, 0.3]
+    for weight, verdict in zip(weights, [True, "finite", "broken", True], strict=True):
+        ledger.enter(weight, verdict)
+    assert asked == []
+    assert (ledger.weight, ledger.micro_batches, ledger.skipped) == (0.1 + 0.7 + 0.3, 3, 1)
+    assert asked == [["finite", "broken"]]
+    ledger.enter(1.0, False)
+    assert ledger.skipped == 2
+    ledger.enter(1.0, "finite")
+    ledger.reset()
+    assert (ledger.weight, ledger.micro_batches, ledger.skipped) == (0.0, 0, 0)
+    assert len(asked) == 1
 
 
 @settings(max_examples=50, deadline=None)
