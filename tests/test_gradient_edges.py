@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from reference_operators import check_gradients, differences
+from reference_operators import check_gradients, differences, run_forward
 
 from numscope.arena import Arena
+from numscope.errors import OperatorError
 from numscope.operators import Do, If, Net, Operator, While, gradient
 from numscope.workspace import Workspace
 
@@ -114,3 +115,37 @@ def test_a_blob_that_may_never_be_made(arena, name, of, rounds):
     for key in ("x", "w"):
         expected = differences(arena, net, feeds, dict.fromkeys(made, np.ones(3)), key)
         np.testing.assert_allclose(ws.fetch(gradients[key]), expected, rtol=1e-6, atol=1e-6, err_msg=key)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "ä/ö", "\n", "'", "_grad", "x_grad", "_x_grad_autosplit_0", "/", "😀"]
+)
+@pytest.mark.parametrize("build", [Do, lambda body: While("go", body), lambda body: If("go", body)])
+def test_odd_names_in_nets_of_their_own(arena, build, name):
+    steps = [Operator("Mul", ["x", "w"], [name]), Operator("Tanh", [name], ["x"]), *COUNT]
+    net = Net(f"n{name}", build(Net(f"b{name}", steps)))
+    feeds = {**counter(1), "x": draw(3), "w": draw(3)}
+    check_gradients(arena, net, feeds, {"x": draw(3)}, ["x", "w"])
+
+
+@pytest.mark.parametrize("name", ["x/_DO_OPERATOR_START_", "w/_DO_OPERATOR_INNER_GRAD_COPY_w_grad"])
+def test_names_that_gradients_use_themselves_are_refused(arena, name):
+    body = Net("b", [Operator("Mul", ["x", "w"], [name]), Operator("Tanh", [name], ["x"]), *COUNT])
+    for steps in (Do(body), While("go", body), If("go", body)):
+        net = Net("n", steps)
+        with pytest.raises(
+            OperatorError, match=rf"Do: .* the names \['{name}'\] in its net 'b' are kept for"
+        ):
+            gradient(net, ["x"])
+        ws = run_forward(arena, net, {**counter(2), "x": np.ones(1), "w": np.full(1, 0.5)})
+        assert ws["x"] > 0.2
+
+
+def test_a_backward_net_is_not_differentiated(arena):
+    net = Net("n", Do(Net("b", [op("Scale", "x", "y", scale=2.0)]), outputs=["y"]))
+    backward, _ = gradient(net, {"y": "dy"})
+    with pytest.raises(OperatorError, match=r"Do \(gradient\): .* it is of a backward net, which has popped"):
+        gradient(Net("both", [*net.operators, *backward.operators]), ["x_grad"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from numscope.errors import OperatorError
 from numscope.operators.definition import Net, Operator
+from numscope.operators.effects import effects_of_all
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -22,6 +23,7 @@ __all__ = [
     "BranchBoundary",
     "end_name",
     "layout_name",
+    "reserved_names",
     "start_name",
 ]
 
@@ -59,6 +61,13 @@ class Boundary:
     def carries(self, name: str) -> bool:
         """Tell whether a value from before that only survives (is not read) needs a gradient."""
         return False
+
+
+def reserved_names(net: Net, bindings: Mapping[str, str]) -> list[str]:
+    """Return the names in a Do's workspace that look as those that its gradient makes there."""
+    effects = effects_of_all(net.operators)
+    names = {*effects.reads, *effects.writes, *bindings}
+    return sorted(name for name in names if "/_DO_OPERATOR_" in name)
 
 
 def start_name(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from numscope.errors import OperatorError
 from numscope.operators.bindings import bindings_of
-from numscope.operators.boundary import BodyBoundary, BranchBoundary
+from numscope.operators.boundary import BodyBoundary, BranchBoundary, reserved_names
 from numscope.operators.definition import Net, Operator
 from numscope.operators.differentiation import Differentiation, GradientContext
 from numscope.operators.effects import effects_of_all, written_names
@@ -214,6 +214,11 @@ def _differentiate_rounds(
 
 def _differentiable_body(context: GradientContext, do: Operator) -> tuple[Net, str]:
     """Return the net of a forward Do and its scope, which must still hold the workspaces of this Do."""
+    if do.is_gradient_op:
+        raise OperatorError(
+            f"{do!r} cannot be differentiated: it is of a backward net, which has popped the workspaces that "
+            "another one would need"
+        )
     if do.args.get("reuse_workspace"):
         raise OperatorError(
             f"{do!r} cannot be differentiated: reuse_workspace shares one workspace among several Do; "
@@ -226,6 +231,12 @@ def _differentiable_body(context: GradientContext, do: Operator) -> tuple[Net, s
             "create it in the loop's body"
         )
     net: Net = do.args["net"]
+    reserved = reserved_names(net, bindings_of(do))
+    if reserved:
+        raise OperatorError(
+            f"{do!r} cannot be differentiated: the names {reserved} in its net {net.name!r} are kept for "
+            "what its gradient saves and makes there; take others"
+        )
     return net, scope
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from numscope.operators.boundary import BodyBoundary, end_name, layout_name, start_name
+from numscope.operators.boundary import BodyBoundary, end_name, layout_name, reserved_names, start_name
 from numscope.operators.definition import Net
 from numscope.operators.differentiation import Differentiation
 from numscope.operators.effects import written_names
@@ -64,6 +64,8 @@ def saves_of(net: Net, bindings: Mapping[str, str], volatile: frozenset[str], co
     copies : bool
         The Do leaves copies of all bound blobs, so that nothing else is to be saved at the end.
     """
+    if reserved_names(net, bindings):
+        return Saves((), (), (), ())  # ns.gradient refuses the Do
     boundary = BodyBoundary(bindings, volatile, copies)
     seeds = {name: f"{name}_grad" for name in written_names(net) if name in bindings}
     Differentiation(net.operators, seeds, boundary, lenient=True)
