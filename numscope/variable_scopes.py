@@ -123,15 +123,29 @@ def check_text(name: object, what: str) -> None:
         raise BlobTypeError(f"the name of a {what} is a str, got {type(name).__name__} {name!r}")
 
 
+class _Siblings(dict[str, "_Opened"]):
+    """Scopes that were opened in one scope, by name.
+
+    `born` is the mark under which this was made. Undoing that mark drops it, as a whole.
+    """
+
+    __slots__ = ("born",)
+
+    def __init__(self, born: int) -> None:
+        super().__init__()
+        self.born = born
+
+
 class _Opened:
     """How often a scope was opened, and the scopes below it."""
 
-    __slots__ = ("below", "suffix", "times")
+    __slots__ = ("below", "born", "suffix", "times")
 
-    def __init__(self) -> None:
+    def __init__(self, born: int) -> None:
+        self.born = born  # as its siblings
         self.times = 0
         self.suffix = 0  # the last one that made this name unique
-        self.below: dict[str, _Opened] = {}
+        self.below = _Siblings(born)
 
 
 class _OpenedScopes:
@@ -139,20 +153,25 @@ class _OpenedScopes:
 
     TensorFlow keeps a flat table of full names. It forgets what was opened below a scope when the scope is
     left, and takes the whole table back to what it was when a scope is left that was entered by its object.
-    Here a tree forgets in one step, where the table is searched from end to end, and a journal takes back.
+    Here a tree forgets in one step, where the table is searched from end to end, and journals take back.
+
+    Marks are numbered. The journal of a mark has each entry that is older once, as it was: a training loop
+    inside a scope that was entered by its object may open scopes for ever.
     """
 
     def __init__(self) -> None:
-        self.top = _Opened()
-        self._journal: list[tuple[_Opened, int, int, dict[str, _Opened]]] = []
-        self._marks = 0
+        self.top = _Opened(0)
+        self._mark = 0  # the innermost one; 0: none
+        self._last = 0  # the last number given
+        self._journals: list[tuple[int, dict[_Opened, tuple[int, int, _Siblings]]]] = []
 
     def at(self, around: _Opened, name: str) -> _Opened:
         """Return the entry of a name inside a scope."""
         if around is self.top and not name:  # outside of all scopes, "" adds nothing
             return around
         for part in name.split("/"):
-            around = around.below.setdefault(part, _Opened())
+            siblings = around.below
+            around = siblings.get(part) or siblings.setdefault(part, _Opened(siblings.born))
         return around
 
     def open(self, entry: _Opened) -> None:
@@ -163,7 +182,7 @@ class _OpenedScopes:
     def forget_below(self, entry: _Opened) -> None:
         """Forget what was opened below."""
         self._note(entry)
-        entry.below = {}
+        entry.below = _Siblings(self._mark)
 
     def unique(self, around: _Opened, name: str) -> str:
         """Return the name, with the first suffix that makes it one not opened yet: lstm, lstm_1, ..."""
@@ -177,21 +196,20 @@ class _OpenedScopes:
             entry.suffix += 1
         return f"{name}_{entry.suffix}"
 
-    def mark(self) -> int:
+    def mark(self) -> None:
         """Begin to note changes, for `take_back`."""
-        self._marks += 1
-        return len(self._journal)
+        self._journals.append((self._mark, {}))
+        self._mark = self._last = self._last + 1
 
-    def take_back(self, mark: int) -> None:
-        """Undo all changes since a mark."""
-        self._marks -= 1
-        while len(self._journal) > mark:
-            entry, times, suffix, below = self._journal.pop()
-            entry.times, entry.suffix, entry.below = times, suffix, below
+    def take_back(self) -> None:
+        """Undo all changes since the last mark, and the mark."""
+        self._mark, journal = self._journals.pop()
+        for entry, before in journal.items():
+            entry.times, entry.suffix, entry.below = before
 
     def _note(self, entry: _Opened) -> None:
-        if self._marks:
-            self._journal.append((entry, entry.times, entry.suffix, entry.below))
+        if entry.born < self._mark:
+            self._journals[-1][1].setdefault(entry, (entry.times, entry.suffix, entry.below))
 
 
 class _PerThread(threading.local):
@@ -245,10 +263,9 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
     """
 
     _innermost = _scopes
-    __slots__ = ("_default", "_entry", "_given", "_mark", "_name", "_name_scope", "_table", "opened")
+    __slots__ = ("_default", "_entry", "_given", "_name", "_name_scope", "_table", "opened")
     opened: VariableScope
     _entry: _Opened
-    _mark: int | None
     _table: _OpenedScopes
 
     def __init__(
@@ -297,13 +314,12 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
             check_name(self._name, "variable scope", is_part=True)
         super().__enter__()
         self._table = table
-        self._mark = None
         if isinstance(self._name, VariableScope):
             self.opened = replace(self._name, **self._given)
             path = self.opened.name
             self._entry = table.at(table.top, path)
             table.open(self._entry)
-            self._mark = table.mark()
+            table.mark()
             self._name_scope = name_scope(path.rpartition("/")[2])
         else:
             outer = _OUTERMOST if around is None else around.scope.opened
@@ -325,8 +341,8 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
     ) -> None:
         self.check_innermost()
         self._name_scope.__exit__(kind, error, trace)
-        if self._mark is not None:
-            self._table.take_back(self._mark)
+        if isinstance(self._name, VariableScope):
+            self._table.take_back()
         elif self._entry is not self._table.top:
             self._table.forget_below(self._entry)
         super().__exit__(kind, error, trace)
