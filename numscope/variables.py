@@ -10,6 +10,7 @@ names, in one workspace or in two, may have the same record, and are then the sa
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import threading
 import weakref
@@ -35,6 +36,8 @@ Lengths: TypeAlias = tuple[int | None, ...]
 # Threads with scopes of their own may make variables of one workspace at a time. Re-entrant: an initializer
 # may ask for another variable.
 making = threading.RLock()
+# A forked child has its lock as it was: it must not be another thread's, which the child does not have.
+os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=making.release)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -181,3 +181,32 @@ except ns.ArenaExhausted as error:
     assert (copy.requested, copy.available, copy.capacity) == (2**32, 2**20, 2**20)
     assert str(copy) == str(error)
 """)
+
+
+def test_a_child_makes_variables_while_another_thread_was_making_one():
+    run("""
+ws = ns.Workspace(arena=ns.Arena("1 MiB"))
+begun, go_on = threading.Event(), threading.Event()
+
+def slow(shape, dtype):
+    begun.set()
+    go_on.wait(0.2)
+    return np.zeros(shape, dtype)
+
+def make():
+    with ws:
+        ns.get_variable("slow", 3, initializer=slow)
+
+thread = threading.Thread(target=make)
+thread.start()
+begun.wait()
+
+def child():
+    with ns.Workspace(arena=ns.Arena("1 MiB")):
+        ns.get_variable("w", 3)
+
+in_child(child)
+thread.join()
+with ws:
+    ns.get_variable("w", 3)
+""")
