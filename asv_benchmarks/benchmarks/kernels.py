@@ -8,38 +8,47 @@ import numpy as np
 from numscope import kernels
 from numscope.benchmark.sets import SETS
 
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float64": np.float64}
+DTYPES = {
+    "float32": np.float32,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float16": np.float16,
+    "float64": np.float64,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+}
+COMPUTED = ["float32", "bfloat16", "float16", "float64"]
 
 
 class _OnASet:
     """Pieces of random values in the shapes of a set."""
 
-    def prepare(self, set_name, dtype):
+    def prepare(self, set_name, *dtypes):
         if set_name == "gpt2" and "NUMSCOPE_LARGE_BENCHMARKS" not in os.environ:
-            raise NotImplementedError("set NUMSCOPE_LARGE_BENCHMARKS=1: 1 GB and seconds for each setup")
+            raise NotImplementedError("set NUMSCOPE_LARGE_BENCHMARKS=1: 2 GB and seconds for each setup")
         lengths = np.array([int(np.prod(shape)) for shape in SETS[set_name]()])
         starts = np.concatenate([[0], np.cumsum(-(-lengths // 64) * 64)])
         drawn = np.random.default_rng(0).standard_normal(1 << 16, np.float32)
         self.pieces = []
         self.memory = []
-        for kind in ("float32", dtype):
-            values = np.resize(drawn.astype(DTYPES[kind]), starts[-1])
+        for dtype in dtypes:
+            values = np.resize(drawn.astype(DTYPES[dtype]), starts[-1])
             self.memory.append(values)
             addresses = values.__array_interface__["data"][0] + starts[:-1] * values.itemsize
             self.pieces.append(kernels.Pieces(addresses, lengths, values.dtype))
 
 
 class SameType(_OnASet):
-    """Kernels that stay within float32."""
+    """Every kernel, without a cast."""
 
     params = (
         list(SETS),
+        COMPUTED,
         ["zero", "copy", "accumulate", "overwrite", "scale", "stats", "accumulate with stats"],
     )
-    param_names = ("set", "kernel")
+    param_names = ("set", "dtype", "kernel")
 
-    def setup(self, set_name, kernel):
-        self.prepare(set_name, "float32")
+    def setup(self, set_name, dtype, kernel):
+        self.prepare(set_name, dtype, dtype)
         dst, src = self.pieces
         self.call = {
             "zero": lambda: kernels.prepare("zero", dst),
@@ -52,26 +61,49 @@ class SameType(_OnASet):
         }[kernel]()
         self.call()
 
-    def time_kernel(self, set_name, kernel):
+    def time_kernel(self, set_name, dtype, kernel):
+        self.call()
+
+
+class ZeroedSource(_OnASet):
+    """Accumulation that leaves zeros in its source, which each sample finds full again."""
+
+    params = (list(SETS), COMPUTED)
+    param_names = ("set", "dtype")
+    number = 1
+    warmup_time = 0
+
+    def setup(self, set_name, dtype):
+        self.prepare(set_name, dtype, dtype, dtype)
+        dst, src, full = self.pieces
+        self.call = kernels.prepare("accumulate", dst, src, zero_source=True)
+        self.call()
+        kernels.prepare("copy", src, full)()
+
+    def time_kernel(self, set_name, dtype):
         self.call()
 
 
 class Casts(_OnASet):
-    """Other float types into float32, and down from it."""
+    """From one float type into another; accumulation where the types are more than storage."""
 
-    params = (list(SETS), ["bfloat16", "float16", "float64"], ["accumulate", "copy up", "copy down"])
-    param_names = ("set", "dtype", "kernel")
+    params = (
+        list(SETS),
+        [f"{dtype} into float32" for dtype in DTYPES if dtype != "float32"]
+        + [f"float32 into {dtype}" for dtype in DTYPES if dtype != "float32"],
+        ["copy", "accumulate"],
+    )
+    param_names = ("set", "dtypes", "kernel")
 
-    def setup(self, set_name, dtype, kernel):
-        self.prepare(set_name, dtype)
-        dst, src = self.pieces
-        if kernel == "accumulate":
-            self.call = kernels.prepare("accumulate", dst, src)
-        else:
-            self.call = kernels.prepare("copy", *((src, dst) if kernel == "copy down" else (dst, src)))
+    def setup(self, set_name, dtypes, kernel):
+        if "float8" in dtypes and kernel == "accumulate":
+            raise NotImplementedError("float8 is storage only")
+        source, destination = dtypes.split(" into ")
+        self.prepare(set_name, destination, source)
+        self.call = kernels.prepare(kernel, *self.pieces)
         self.call()
 
-    def time_kernel(self, set_name, dtype, kernel):
+    def time_kernel(self, set_name, dtypes, kernel):
         self.call()
 
 
@@ -82,20 +114,12 @@ class Rounding(_OnASet):
     param_names = ("set", "rounding")
 
     def setup(self, set_name, rounding):
-        self.prepare(set_name, "bfloat16")
-        _, dst = self.pieces
-        source = self.memory[1].copy()
-        src = kernels.Pieces(
-            dst.addresses - self.memory[1].ctypes.data + source.ctypes.data, dst.lengths, dst.dtype
-        )
+        self.prepare(set_name, "bfloat16", "bfloat16", "bfloat16")
+        dst, src, plane = self.pieces
         remainder = None
         if rounding == "compensated":
-            rest = np.zeros(source.size, np.uint16)
-            self.memory.append(rest)
-            remainder = kernels.Pieces(
-                dst.addresses - self.memory[1].ctypes.data + rest.ctypes.data, dst.lengths, "uint16"
-            )
-        self.memory.append(source)
+            self.memory[2].view(np.uint16)[:] = 0
+            remainder = kernels.Pieces(plane.addresses, plane.lengths, "uint16")
         self.call = kernels.prepare("accumulate", dst, src, rounding=rounding, remainder=remainder)
         self.call()
 
@@ -141,14 +165,17 @@ class SmallArrays:
 
 
 class Rows:
-    """Sparse rows, with many duplicates."""
+    """Sparse rows, with many duplicates: 4,096 of 256 elements, into an embedding of 50,000."""
 
-    def setup(self):
+    params = (COMPUTED,)
+    param_names = ("dtype",)
+
+    def setup(self, dtype):
         draw = np.random.default_rng(0)
-        self.table = np.zeros((50_000, 256), np.float32)
-        self.rows = draw.standard_normal((4_096, 256), np.float32)
+        self.table = np.zeros((50_000, 256), DTYPES[dtype])
+        self.rows = draw.standard_normal((4_096, 256), np.float32).astype(DTYPES[dtype])
         self.indices = draw.zipf(1.3, 4_096) % len(self.table)
-        self.time_scatter_add()
+        self.time_scatter_add(dtype)
 
-    def time_scatter_add(self):
+    def time_scatter_add(self, dtype):
         kernels.scatter_add(self.table, self.indices, self.rows)
