@@ -59,7 +59,7 @@ class Addition:
     def is_finite(self, gates: Gates | None) -> Any:
         """Tell whether no element is NaN or infinite: True, False, or a condition of `gates`."""
         if not self.measuring:
-            self.measuring.extend(kernels.prepare("stats", pieces) for pieces in self.pieces)
+            self.measuring.extend(kernels.prepare("stats", pieces, stats="norm") for pieces in self.pieces)
         if gates is not None:
             return gates.check(self.measuring)
         return merge([call() for call in self.measuring]).nonfinite == 0
@@ -244,7 +244,7 @@ class Slab:
             raise BindingError(f"gradients {listed(names)}: {error}") from None
 
     def measure(self) -> kernels.Stats:
-        """Return the statistics of all sums."""
+        """Return the statistics of all sums, without the largest magnitude."""
         self.write_zeros()
         return merge([call() for call in self._measuring])
 
@@ -279,9 +279,12 @@ class Slab:
         Squares of float32 stay in float64's range. Those of float64 may leave it; they are then taken of
         values divided by the largest one.
         """
-        total, largest = measured.sum_of_squares, measured.max_abs
-        if measured.nonfinite or largest == 0 or math.inf > total > 1e-290:
+        total = measured.sum_of_squares
+        if measured.nonfinite or math.inf > total > 1e-290:
             return math.sqrt(total)
+        largest = merge([call() for call in self._over_all("stats")]).max_abs
+        if largest == 0:
+            return 0.0
         arrays = (np.asarray(self.workspace.fetch(name), np.float64) for name in self.layout)
         return float(largest) * math.sqrt(math.fsum(float(np.sum(np.square(a / largest))) for a in arrays))
 
@@ -344,20 +347,20 @@ class Slab:
 
     @cached_property
     def _measuring(self) -> list[Call]:
-        return self._over_all("stats")
+        return self._over_all("stats", stats="norm")
 
     @cached_property
     def _scaling(self) -> list[Call]:
         return self._over_all("scale")
 
-    def _over_all(self, operation: str) -> list[Call]:
+    def _over_all(self, operation: str, **options: Any) -> list[Call]:
         """Return one kernel call for each dtype of sums."""
         calls: list[Call] = []
         for dtype, pieces in self.workspace.pieces(self.layout).items():
             rounded = self._rounded(dtype, [name for name, (_, kind) in self.layout.items() if kind == dtype])
             if operation == "stats" and "remainder" not in rounded:
                 rounded = {}
-            calls.append(kernels.prepare(operation, pieces, **rounded))
+            calls.append(kernels.prepare(operation, pieces, **rounded, **options))
         return calls
 
 
