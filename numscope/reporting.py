@@ -196,7 +196,7 @@ def _difference(report: Report) -> str:
 def _torch_difference(report: Report) -> str | None:
     if report.torch_differences is None or not report.checked_steps:
         return None
-    worst = [f"{max(found.values()):.1e} in {dtype}" for dtype, found in report.torch_differences.items()]
+    worst = [f"{max(found.values()):.1e} ({dtype})" for dtype, found in report.torch_differences.items()]
     return ", ".join(worst) or "- (it is not installed)"
 
 

@@ -119,6 +119,7 @@ def test_the_table_says_what_happened(capsys):
         "micro-batches .* 4 of at most 64 examples",
         r"test accuracy .* 0\.\d{4}",
         r"accumulated against one batch .* \d\.\de-\d\d \(\w+; 2 steps checked\)",
+        r"against PyTorch's gradients .* (- \(it is|\d\.\de-\d\d \(float32\), \d\.\de-\d\d \(float64\))",
         r"segments taken after the first step .* 0 ",
     ):
         assert re.search(row, out), row
