@@ -151,6 +151,16 @@ class Differentiation:
         parts.append((gradient, True))
         return gradient
 
+    def withdraw_gradient(self, value: Value, gradient: str) -> None:
+        """Take back a name that `new_gradient` gave, as no operator makes this gradient."""
+        name, _ = value
+        self._parts[value].remove((gradient, True))
+        if not self._parts[value]:
+            del self._parts[value]
+        values = ((name, number) for number in range(self._last.get(name, 0) + 1))
+        if all(gradient != part for other in values for part, _ in self._parts.get(other, ())):
+            self._holders.get(gradient, set()).discard(name)
+
     def pass_through(self, value: Value, gradient: str) -> None:
         """Tell that a value's gradient (or a part of it) is a blob that exists already."""
         self._parts.setdefault(value, []).append((gradient, False))
@@ -364,6 +374,10 @@ class GradientContext:
     def new_gradient(self, name: str) -> str:
         """Return a name for the gradient of a name's value before the operator."""
         return self._differentiation.new_gradient((name, self.before[name]))
+
+    def withdraw_gradient(self, name: str, gradient: str) -> None:
+        """Take a name back that `new_gradient` gave, as no operator will make that gradient."""
+        self._differentiation.withdraw_gradient((name, self.before[name]), gradient)
 
     def pass_gradient(self, name: str, gradient: str) -> None:
         """Tell that the gradient of a name's value before the operator is a blob that exists already."""

@@ -155,13 +155,16 @@ class AccumulateOp(TensorOperator):
             return
         sums, terms = [total for total, _ in pairs], [term for _, term in pairs]
         dtypes = {(total.dtype, term.dtype) for total, term in zip(sums, terms, strict=True)}
-        if type(sums[0]) is not np.ndarray or len(dtypes) > 1:
+        if len(dtypes) > 1:
             kernels.accumulate(sums, terms)
             return
         # The rounds of a loop lie at the same addresses in each run. Checking and laying out a call takes
         # 80 us, more than the rest of a small round; a prepared one 2 us. It holds addresses, no arrays.
         arrays = (*sums, *terms)
-        key = tuple((a.__array_interface__["data"][0], a.size, a.dtype) for a in arrays)
+        on_host = array_module(ws.device) is np
+        key = tuple(
+            (a.__array_interface__["data"][0] if on_host else a.data.ptr, a.size, a.dtype) for a in arrays
+        )
         call = self._prepared.get(key)
         if call is None:
             if len(self._prepared) >= MAX_PREPARED:
