@@ -168,9 +168,7 @@ def _time(
     calls |= {f"compiled {name}": call for name, call in operation.compiled.items()}
     limiting = [name for name in LIMITS.get(operation.name, ()) if name in loops]
     calls |= {f"limit {name}": loops[name] for name in limiting}
-    consumed = operation.consumes
-    before = (lambda: slabs.restore(consumed)) if consumed else None
-    samples = interleave(calls, rounds=rounds, before=before)
+    samples = interleave(calls, rounds=rounds)
     return Row(
         set_name,
         threads,

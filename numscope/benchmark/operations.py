@@ -55,8 +55,6 @@ class Operation:
         From the windows of the slabs' first values to those of the slab that is written.
     norm_of : str
         The slab whose norm the callables return (``""``: none).
-    consumes : str
-        The slab that a call uses up, so that it must be restored before each.
     tolerance : float
         Largest error of a value, absolute; values are about 1e-3.
     compiled : dict of str to callable
@@ -70,7 +68,6 @@ class Operation:
     changes: str = ""
     expected: Callable[[Callable[[str], NDArray[np.float64]]], NDArray[np.float64]] | None = None
     norm_of: str = ""
-    consumes: str = ""
     tolerance: float = 1e-9
     compiled: dict[str, Call] = field(default_factory=dict)
 
@@ -128,7 +125,6 @@ def _moves(slabs: Slabs) -> list[Operation]:
             zero_flats,
             changes="g",
             expected=lambda first: np.zeros_like(first("g")),
-            consumes="g",
             tolerance=0,
         ),
         Operation(
@@ -158,9 +154,9 @@ def _float32(slabs: Slabs) -> list[Operation]:
     add = _prepared(slabs, "accumulate", "a", "g")
     overwrite = _prepared(slabs, "accumulate", "a", "g", beta=0)
     add_and_zero = _prepared(slabs, "accumulate", "a", "g", zero_source=True)
-    unscale = _prepared(slabs, "scale", "g", stats=True)
-    norm = _prepared(slabs, "stats", "g")
-    chain = _prepared(slabs, "accumulate", "a", "g", stats=True)
+    unscale = _prepared(slabs, "scale", "g", stats="norm")
+    norm = _prepared(slabs, "stats", "g", stats="norm")
+    chain = _prepared(slabs, "accumulate", "a", "g", stats="norm")
 
     def numpy_norm() -> float:
         return math.sqrt(sum(float(np.dot(x.ravel(), x.ravel())) for x in g))
@@ -207,7 +203,6 @@ def _float32(slabs: Slabs) -> list[Operation]:
             flats["zero source"],
             changes="a",
             expected=lambda first: first("a") + first("g"),
-            consumes="g",
         ),
         Operation(
             "unscale + nonfinite + norm",
@@ -272,7 +267,7 @@ def _add_torch_float32(
 
 
 def _mixed(slabs: Slabs) -> list[Operation]:
-    chain = _prepared(slabs, "accumulate", "a", "b", stats=True)
+    chain = _prepared(slabs, "accumulate", "a", "b", stats="norm")
     lists: _Peers = {name: {} for name in ("b", "h", "chain", "down")}
     flats: _Peers = {name: {} for name in ("b", "h", "chain", "down")}
     if HAS_TORCH:

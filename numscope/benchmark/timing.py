@@ -37,18 +37,18 @@ def interleave(
     calls: Mapping[str, Callable[[], object]],
     *,
     rounds: int = 9,
-    before: Callable[[], object] | None = None,
     shortest: float = 1e-3,
 ) -> dict[str, Sample]:
     """Time calls against each other in one process.
+
+    Every sample follows a call that is not timed: it wakes the threads and warms the caches. Calls that
+    use up their data, as zero does, are timed over what they left, which takes no kernel another time.
 
     Parameters
     ----------
     calls : mapping of str to callable
     rounds : int
         Every round takes one sample of each call, in a new random order.
-    before : callable, optional
-        Run before every sample, untimed; a sample is then one call.
     shortest : float
         Seconds that a sample lasts at least, by repeating the call.
 
@@ -60,7 +60,7 @@ def interleave(
     repeats = {}
     for name, call in calls.items():
         call()
-        repeats[name] = 1 if before else max(1, int(shortest / max(_seconds(call, 1), 1e-7)))
+        repeats[name] = max(1, int(shortest / max(_seconds(call, 1), 1e-7)))
     taken: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for _ in range(rounds):
@@ -68,10 +68,7 @@ def interleave(
         for name in order:
             best = (float("inf"), float("inf"))
             for _ in range(_TRIES):
-                if before:
-                    before()
-                else:
-                    calls[name]()  # wakes the threads, warms the caches
+                calls[name]()
                 count = _interruptions()
                 seconds = _seconds(calls[name], repeats[name])
                 best = min(best, (_interruptions() - count, seconds))
