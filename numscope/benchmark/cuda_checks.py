@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import ml_dtypes
@@ -14,8 +15,12 @@ from numscope import kernels
 __all__ = ["check"]
 
 FLOATS = tuple(map(np.dtype, ("float16", ml_dtypes.bfloat16, "float32", "float64")))
+STORED = tuple(map(np.dtype, (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)))
 SIZES = (0, 1, 3, 4, 5, 31, 32, 33, 2047, 2049, 65535, 65536, 65537)
 OFFSETS = (0, 1, 3)  # elements behind an aligned address
+
+
+_Case = tuple[str, Any, Any, Any, Any]  # name, what was written there and here, statistics there and here
 
 
 def check(cupy: Any, *, sizes: tuple[int, ...] = SIZES) -> list[str]:
@@ -27,15 +32,16 @@ def check(cupy: Any, *, sizes: tuple[int, ...] = SIZES) -> list[str]:
         The cases where bits differ (NaN payloads apart), and at the end how many were compared.
     """
     faults, count = [], 0
-    for case, on_card, on_host, found, expected in _cases(cupy, sizes):
+    for case, on_card, on_host, found, expected in chain(
+        _elementwise(cupy, sizes), _casts(cupy, sizes), _lists(cupy, sizes), _scattered(cupy)
+    ):
         count += 1
         if not _same(on_card.get(), on_host) or repr(found) != repr(expected):
             faults.append(f"{case}: the card has {found}, the host {expected}")
     return [*faults, f"{count} cases, {len(faults)} differ"]
 
 
-def _cases(cupy: Any, sizes: tuple[int, ...]) -> Iterator[tuple[str, Any, Any, Any, Any]]:
-    """Yield a name, the arrays that were written, and the statistics, of card and host."""
+def _elementwise(cupy: Any, sizes: tuple[int, ...]) -> Iterator[_Case]:
     rng = np.random.default_rng(0)
     for (to, of), size, offset in itertools.product(itertools.product(FLOATS, repeat=2), sizes, OFFSETS):
         start, source = _values(rng, size, to), _values(rng, size, of)
@@ -55,6 +61,46 @@ def _cases(cupy: Any, sizes: tuple[int, ...]) -> Iterator[tuple[str, Any, Any, A
         yield f"scale {name}", there, here, kernels.stats(there), kernels.stats(here)
         kernels.zero(there)
         yield f"zero {name}", there, np.zeros_like(here), None, None
+
+
+def _casts(cupy: Any, sizes: tuple[int, ...]) -> Iterator[_Case]:
+    """Copy into and from the types that are stored and not computed with."""
+    rng = np.random.default_rng(1)
+    pairs = [pair for pair in itertools.product(FLOATS + STORED, repeat=2) if set(pair) & set(STORED)]
+    for (to, of), size in itertools.product(pairs, sizes):
+        source = _values(rng, size, of)
+        there, here = _on_card(cupy, np.zeros(size, to), 1), np.zeros(size, to)
+        kernels.copy(there, _on_card(cupy, source, 0))
+        kernels.copy(here, source)
+        yield f"copy {of.name} into {to.name}, {size} elements", there, here, None, None
+
+
+def _lists(cupy: Any, sizes: tuple[int, ...]) -> Iterator[_Case]:
+    """Go over all sizes, empty ones among them, in one launch."""
+    rng = np.random.default_rng(2)
+    for to, of in itertools.product(FLOATS, repeat=2):
+        here = [_values(rng, size, to) for size in sizes]
+        sources = [_values(rng, size, of) for size in sizes]
+        there = [_on_card(cupy, array, number % 3) for number, array in enumerate(here)]
+        taken = [_on_card(cupy, array, 0) for array in sources]
+        found = kernels.accumulate(there, taken, alpha=0.3, stats=True)
+        expected = kernels.accumulate(here, sources, alpha=0.3, stats=True)
+        for number, size in enumerate(sizes):
+            name = f"list of {of.name} into {to.name}, {size} elements"
+            yield name, there[number], here[number], found, expected
+
+
+def _scattered(cupy: Any) -> Iterator[_Case]:
+    rng = np.random.default_rng(3)
+    for (to, of), width in itertools.product(itertools.product(FLOATS, repeat=2), (1, 5, 64, 1000)):
+        start, rows = _values(rng, 20 * width, to), _values(rng, 100 * width, of)
+        indices = rng.integers(0, 20, 100)
+        there, here = _on_card(cupy, start, 0), start.copy()
+        there_rows = _on_card(cupy, rows, 0).reshape(100, width)
+        numbers = cupy.asarray(indices) if width % 2 else indices
+        kernels.scatter_add(there.reshape(20, width), numbers, there_rows, alpha=0.3)
+        kernels.scatter_add(here.reshape(20, width), indices, rows.reshape(100, width), alpha=0.3)
+        yield f"scatter_add {of.name} into {to.name}, rows of {width}", there, here, None, None
 
 
 def _values(rng: np.random.Generator, size: int, dtype: np.dtype[Any]) -> Any:
