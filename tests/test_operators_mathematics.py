@@ -5,7 +5,14 @@ import importlib.util
 import ml_dtypes
 import numpy as np
 import pytest
-from reference_operators import CASES, check_gradients, recorded_answers, run_both, torch_answers
+from reference_operators import (
+    CASES,
+    check_gradients,
+    recorded_answers,
+    run_both,
+    run_forward,
+    torch_answers,
+)
 
 from numscope.arena import Arena
 from numscope.errors import BlobTypeError, OperatorError
@@ -174,6 +181,10 @@ def test_reshape_tells_the_old_shape_in_the_type_of_the_new(ws):
     ws.run(Operator("Reshape", ["x"], ["x", "old"], shape=[6]))
     np.testing.assert_array_equal(ws.fetch("old"), np.array([2, 3]), strict=True)
     assert ws["x"].shape == (6,)
+    for shape in ((2, 12), (0, 12)):
+        ws["x"] = np.zeros(shape)
+        ws.run(Operator("Reshape", ["x"], ["y", "old"], shape=[0, 3, -1]))
+        assert ws["y"].shape == (shape[0], 3, 4)
 
 
 def test_slices_of_nothing_and_of_a_tensor_without_dimensions(ws):
@@ -240,6 +251,38 @@ def test_extreme_values_give_ieee_results_without_warnings(ws):
     ws.run(Operator("SoftmaxWithLoss", ["x", "label"], ["p", "loss"]))
     np.testing.assert_allclose(ws.fetch("loss"), 1e30)
     np.testing.assert_array_equal(ws.fetch("p"), [[1, 0]])
+
+
+WITH_BATCHES = (
+    "tanh sum mul fc reshape concat slice averaged_loss distance softmax_loss softmax_loss_weighted"
+)
+WITH_BATCHES = [case for case in CASES if case.id in WITH_BATCHES.split()]
+
+
+@pytest.mark.parametrize("case", WITH_BATCHES, ids=lambda case: case.id)
+def test_batches_without_examples(arena, case):
+    """Of all that has as many rows as x, no row is left."""
+    feeds = case.feeds("float64")
+    count = len(feeds["x"])
+    weights = {"w", "b"} if case.id == "fc" else set()
+    feeds = {n: v[:0] if len(v) == count and n not in weights else v for n, v in feeds.items()}
+    ws = run_forward(arena, Net("net", [case.operator]), feeds)
+    ws, gradients = run_both(arena, Net("net", [case.operator]), feeds, {case.output: ws.fetch(case.output)})
+    for name in case.wrt():
+        np.testing.assert_array_equal(ws.fetch(gradients[name]), np.zeros(feeds[name].shape), strict=True)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_losses_without_weight_are_zero(ws, rows):
+    ws["x"], ws["labels"] = np.ones((rows, 3), np.float32), np.zeros(rows, np.int32)
+    ws["weights"], ws["dloss"] = np.zeros(rows, np.float32), np.array(1, np.float32)
+    for read in ("x labels", "x labels weights"):
+        if rows and read == "x labels":
+            continue
+        ws.run(Operator("SoftmaxWithLoss", read.split(), ["p", "loss"]))
+        ws.run(Operator("SoftmaxWithLossGradient", [*read.split(), "p", "dloss"], ["dx"]))
+        np.testing.assert_array_equal(ws.fetch("loss"), np.array(0, np.float32), strict=True)
+        np.testing.assert_array_equal(ws.fetch("dx"), np.zeros((rows, 3), np.float32), strict=True)
 
 
 def test_reductions_of_nothing_are_zero(ws):

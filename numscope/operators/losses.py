@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, TensorOperator, array_module
+from numscope.operators.tensors import Array, TensorOperator, array_module, check_indices
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -117,7 +118,7 @@ class DistanceOp(TensorOperator):
         x, y = self.alike(ws, 0, 1)
         if x.shape != y.shape:
             raise self.fail(f"both must have one shape, got {x.shape} and {y.shape}")
-        return x, (x - y).reshape(x.shape[0] if x.ndim else 1, -1)
+        return x, (x - y).reshape(x.shape[0] if x.ndim else 1, math.prod(x.shape[1:]))
 
 
 @register_operator("SquaredL2Distance", inputs=2, outputs=1, gradient=_distance_gradient)
@@ -151,10 +152,11 @@ class SoftmaxOp(TensorOperator):
         """Return the labels as targets of shape (N, D), the logits as (N, D), and the weights as (N, 1)."""
         x, labels = self.floating(ws, 0), self.tensor(ws, 1)
         axis = self.argument("axis")
-        rows = 1
-        for n in x.shape[: axis if axis >= 0 else axis + x.ndim]:
-            rows *= n
-        logits = x.reshape(rows, -1)
+        start = axis if axis >= 0 else axis + x.ndim
+        if not 0 <= start <= x.ndim:
+            raise self.fail(f"axis {axis} does not exist in logits of shape {x.shape}")
+        rows = math.prod(x.shape[:start])
+        logits = x.reshape(rows, math.prod(x.shape[start:]))
         weights = self.tensor(ws, 2).reshape(-1, 1) if has_weights else None
         if weights is not None and weights.shape[0] != rows:
             raise self.fail(f"expected {rows} weights, one a row, got {weights.shape[0]}")
@@ -162,6 +164,14 @@ class SoftmaxOp(TensorOperator):
         if self.argument("label_prob"):
             return self._probabilities(xp, labels, logits), logits, weights
         return self._one_hot(xp, labels, logits), logits, weights
+
+    def factor(self, xp: ModuleType, rows: int, weights: Array | None) -> Any:
+        """Return what the sum of the losses is multiplied with; weights stay on their device."""
+        scale = float(self.argument("scale"))
+        if weights is None:
+            return scale / rows if rows else 0.0
+        total = weights.sum()
+        return xp.where(total == 0, total, scale / total)
 
     def _probabilities(self, xp: ModuleType, labels: Array, logits: Array) -> Array:
         if labels.size != logits.size:
@@ -183,8 +193,7 @@ class SoftmaxOp(TensorOperator):
         if labels.size != rows:
             raise self.fail(f"expected {rows} labels, one a row, got shape {labels.shape}")
         flat = labels.reshape(-1)
-        if rows and not 0 <= int(flat.min()) <= int(flat.max()) < classes:
-            raise self.fail(f"labels must lie in 0..{classes - 1}, got {int(flat.min())}..{int(flat.max())}")
+        check_indices(self, "labels", flat, classes)
         targets = xp.zeros(logits.shape, logits.dtype)
         targets[xp.arange(rows), flat] = 1
         return targets
@@ -219,8 +228,7 @@ class SoftmaxWithLossOp(SoftmaxOp):
             losses = xp.where(targets != 0, xp.log(total) - shifted, 0)
         if weights is not None:
             losses = losses * weights
-        weight_sum = float(weights.sum()) if weights is not None else float(logits.shape[0])
-        loss[...] = xp.sum(losses) * (float(self.argument("scale")) / weight_sum) if weight_sum else 0
+        loss[...] = xp.sum(losses) * self.factor(xp, logits.shape[0], weights)
 
 
 @register_operator("SoftmaxWithLossGradient", inputs=(4, 5), outputs=1, arguments=SOFTMAX)
@@ -237,6 +245,5 @@ class SoftmaxWithLossGradientOp(SoftmaxOp):
         xp.subtract(probability.reshape(logits.shape), targets, out=flat)
         if weights is not None:
             flat *= weights
-        weight_sum = float(weights.sum()) if weights is not None else float(logits.shape[0])
-        scale = float(self.argument("scale")) / weight_sum if weight_sum else 0.0
-        flat *= dloss.reshape(()) * dx.dtype.type(scale)
+        factor = self.factor(xp, logits.shape[0], weights)
+        flat *= dloss.reshape(()) * (dx.dtype.type(factor) if weights is None else factor)

@@ -12,7 +12,7 @@ from numscope import kernels
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, Shape, TensorOperator, array_module
+from numscope.operators.tensors import Array, Shape, TensorOperator, array_module, check_indices
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -110,10 +110,12 @@ class ReshapeOp(TensorOperator):
             raise self.fail(f"shape {wanted} copies a dimension that {x.shape} does not have")
         shape = tuple(x.shape[i] if n == 0 else n for i, n in enumerate(wanted))
         if -1 in shape:
-            rest = math.prod(n for n in shape if n != -1)
-            if rest and x.size % rest == 0:
-                shape = tuple(x.size // rest if n == -1 else n for n in shape)
-        if math.prod(shape) != x.size:
+            # Copied lengths cancel out, which tells the rest also of a batch without examples.
+            size = math.prod(n for i, n in enumerate(x.shape) if i >= len(wanted) or wanted[i] != 0)
+            rest = math.prod(n for n in wanted if n > 0)
+            if size % rest == 0:
+                shape = tuple(size // rest if n == -1 else n for n in shape)
+        if -1 in shape or math.prod(shape) != x.size:
             raise self.fail(f"{x.size} elements of shape {x.shape} do not fit shape {wanted}")
         return shape
 
@@ -251,15 +253,7 @@ class GatheringOp(TensorOperator):
         axis = axis + len(shape) if axis < 0 else axis
         if not 0 <= axis < len(shape):
             raise self.fail(f"axis {self.argument('axis')} does not exist in data of shape {shape}")
-        length = shape[axis]
-        if indices.size == 1:  # of a loop that goes through rows: one wait for a device, not two
-            low = high = int(indices.item())
-        elif indices.size:
-            low, high = int(indices.min()), int(indices.max())
-        else:
-            return indices, axis
-        if not 0 <= low <= high < length:
-            raise self.fail(f"indices must lie in 0..{length - 1}, got {low}..{high}")
+        check_indices(self, "indices", indices, shape[axis])
         return indices, axis
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "TensorOperator",
     "array_module",
     "broadcast",
+    "check_indices",
     "computing_on",
     "data_type",
     "sum_to",
@@ -220,6 +221,23 @@ def broadcast(operator: TensorOperator, a: Array, b: Array) -> tuple[Array, Arra
             "in each dimension from the last on"
         ) from None
     return a, b, shape
+
+
+def check_indices(operator: TensorOperator, what: str, indices: Array, length: int) -> None:
+    """Check that integers lie in 0 to ``length - 1``; one wait for a device.
+
+    Raises
+    ------
+    OperatorError
+        One does not.
+    """
+    if indices.size == 1:  # of a loop that goes through rows: 40 ns instead of 5 us
+        fits = 0 <= indices.item() < length
+    else:
+        fits = not bool(((indices < 0) | (indices >= length)).any())
+    if not fits:
+        low, high = int(indices.min()), int(indices.max())
+        raise operator.fail(f"{what} must lie in 0..{length - 1}, got {low}..{high}")
 
 
 def sum_to(xp: ModuleType, gradient: Array, out: Array, aligned: Shape | None = None) -> None:
