@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import gzip
 import json
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numscope import initializers
+from numscope import initializers, scopes, variable_scopes
 from numscope.arena import Arena
 from numscope.errors import (
     BindingError,
@@ -336,3 +337,60 @@ def test_a_training_loop_in_a_scope_that_was_entered_by_its_object_takes_no_memo
         tracemalloc.stop()
     assert names == {"net/layer/cell"}
     assert held < 4096  # 700 kB with a note of every change
+
+
+def test_asyncio_tasks_have_scopes_of_their_own_over_one_count_of_names(ws):
+    with variable_scope("net") as net:
+        pass
+
+    async def task(by_object, delay):
+        with variable_scope(net if by_object else "other"):
+            await asyncio.sleep(delay)
+            with variable_scope(None, "layer") as scope:
+                await asyncio.sleep(0.003)
+                return scope.name
+
+    async def main():
+        return await asyncio.gather(task(True, 0), task(False, 0.001), task(True, 0.002))
+
+    assert asyncio.run(main()) == ["net/layer", "other/layer", "net/layer_1"]
+    with variable_scope(net), variable_scope(None, "layer") as scope:
+        assert scope.name == "net/layer"
+    assert get_variable_scope().name == scoped_name("") == ""
+
+
+def test_a_generator_cannot_be_left_in_a_scope_that_it_did_not_enter(ws):
+    def layers():
+        with variable_scope("generator"):
+            yield get_variable_scope().name
+            yield get_variable_scope().name
+
+    running = layers()
+    assert next(running) == "generator"
+    with variable_scope("caller"):
+        assert next(running) == "generator/caller"  # scopes are the thread's, also in generators
+        with pytest.raises(StackError, match=r"'generator'\) is left out of order.*'caller'\) is innermost"):
+            next(running)
+    # The generator is gone and so is its way out: what it left behind ends with this test's context.
+    variable_scopes._scopes.set(None)
+    scopes._names.set(None)
+
+
+def test_a_thread_that_ends_in_its_scopes_leaves_nothing_to_others(ws):
+    def enter():
+        with ws:
+            for _ in range(1000):
+                variable_scope("a").__enter__()
+        return get_variable_scope().name
+
+    assert in_thread(enter).count("/") == 999
+    assert in_thread(lambda: get_variable_scope().name) == get_variable_scope().name == ""
+
+
+def test_default_names_of_ten_thousand_nested_scopes(ws):
+    with contextlib.ExitStack() as entered:
+        for _ in range(10_000):
+            scope = entered.enter_context(variable_scope(None, "l"))
+        assert scope.name.count("/") == 9_999
+        assert entered.enter_context(variable_scope(scope)).name == scope.name
+    assert get_variable_scope().name == scoped_name("") == ""
