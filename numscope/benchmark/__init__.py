@@ -139,7 +139,7 @@ def _tools(compiled: str, leave_out: Callable[[str], None]) -> Iterator[tuple[ct
         if compiled == "none" or not HAS_TORCH:
             yield library, "none"
             return
-        with compiler(Path(name) / "torch") as trouble:
+        with compiler() as trouble:
             if trouble:
                 leave_out(f"torch.compile is left out: {trouble}")
             yield library, "none" if trouble else compiled

@@ -7,10 +7,12 @@ and takes three times as long as ``_foreach_add_``. So lists are compiled on req
 
 from __future__ import annotations
 
+import importlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from numscope.benchmark.slabs import Slabs
@@ -138,16 +140,22 @@ def forget() -> None:
     torch._dynamo.reset()
 
 
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Make the folder for what is compiled; it goes with the process, in which PyTorch remembers it."""
+    return tempfile.TemporaryDirectory(prefix="numscope-")
+
+
 @contextmanager
-def compiler(folder: Path) -> Iterator[str]:
-    """Let PyTorch compile within a folder, by this process alone.
+def compiler() -> Iterator[str]:
+    """Let PyTorch compile, in this process alone and in a folder that goes with it.
 
     Yields
     ------
     str
         Why it cannot, or nothing.
     """
-    wanted = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    wanted = {"TORCHINDUCTOR_CACHE_DIR": _folder().name, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ |= added
     try:
@@ -161,8 +169,14 @@ def _trouble() -> str:
     """Compile something small and return why that failed, or nothing."""
     import torch
 
+    before = tempfile.tempdir
+    # Precompiled headers, 0.15 GB, have no setting: they go where temporary files went at this import.
+    tempfile.tempdir = _folder().name
     try:
+        importlib.import_module("torch._inductor.codecache")
         torch.compile(torch.Tensor.neg, fullgraph=True)(torch.ones(1))
     except Exception as error:  # whatever a compiler that is missing, old or broken leads to
         return str(error).strip().partition("\n")[0] or type(error).__name__
+    finally:
+        tempfile.tempdir = before
     return ""
