@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from numscope.errors import BlobTypeError, OperatorError
 from numscope.operators.control_gradient import if_gradient, while_gradient
 from numscope.operators.definition import Net, Operator
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
     from numscope.workspace import Workspace
 
 __all__ = ["IfOp", "WhileOp"]
-
-BOOL = np.dtype(np.bool_)
-
 
 class ConditionalOp(CompiledOperator):
     """An operator whose first input is a condition: a tensor of one bool."""
@@ -60,13 +55,13 @@ class ConditionalOp(CompiledOperator):
             It is gone, or no tensor of bool, or has no value at all.
         """
         value = self.value(ws)
-        if value.dtype != BOOL:
+        if value.dtype.kind != "b":
             raise BlobTypeError(
                 f"{self.definition!r}: condition {self.condition!r} must be bool, got {value.dtype}; "
                 "compare with LT, LE, GT, GE or EQ"
             )
         if value.size == 1:
-            return bool(value.item())
+            return value.item()  # type: ignore[no-any-return]
         if not value.size:
             raise OperatorError(
                 f"{self.definition!r}: condition {self.condition!r} must have a single value, "

@@ -47,9 +47,11 @@ class CopyOp(CopyingOp):
         self.allows_empty = bool(self.argument("allow_empty"))
 
     def run(self, ws: Workspace) -> None:
-        if self.allows_empty and ws[self.inputs[0]] is None:
-            self.empty_output(ws, 0)
-            return
+        if self.allows_empty:
+            blob = ws.get_blob(self.inputs[0])
+            if blob is not None and blob.value is None:
+                self.empty_output(ws, 0)
+                return
         super().run(ws)
 
 
