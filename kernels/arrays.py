@@ -98,9 +98,9 @@ def _run(
     for array, buffer in write_back:
         array[...] = buffer
     if targets and is_on_device(targets[0]):
-        from .cuda_arrays import keep_alive
+        from .cuda_arrays import give_back
 
-        keep_alive(_originals(dst) + _originals(src), device_of(targets[0]))
+        give_back(_originals(dst) + _originals(src), device_of(targets[0]))
     if operation == "stats" or stats:
         return merge([part for part in found if part is not None])
     return None

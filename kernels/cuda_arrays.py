@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 # CuPy ships no types.
-"""Bring arrays on a CUDA device to the kernels, as CuPy arrays without a copy, and keep them alive."""
+"""Bring arrays on a CUDA device to the kernels, as CuPy arrays without a copy, and give them back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from .pieces import KNOWN, Pieces, as_dtype
 
-__all__ = ["as_device_array", "keep_alive", "simple_pieces"]
+__all__ = ["as_device_array", "give_back", "is_guest", "simple_pieces"]
 
 _WORDS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # by their words: not every CuPy takes these
 
@@ -133,26 +133,44 @@ def _of_torch(
     return Pieces(addresses, list(map(plain.numel, tensors)), as_dtype(name), f"cuda:{device}")
 
 
-def keep_alive(values: Iterable[Any], device: str) -> None:
-    """Keep arrays that were given to kernels alive until the current stream is done with them.
+def _in_arena(array: Any) -> bool:
+    return bool(getattr(getattr(array.data.mem, "_owner", None), "ordered", False))
 
-    PyTorch knows of other streams by `record_stream`. CuPy's pool gives memory out again in the order of
-    the stream on which it was allocated; as long as the device has seen one stream only, that is
-    enough. What lies in an arena is looked after there. All other arrays may die at any moment.
+
+def is_guest(array: Any) -> bool:
+    """Tell whether the memory of a CuPy array is another library's, taken by DLPack."""
+    return type(array.data.mem).__name__ == "DLPackMemory"  # CuPy does not show the class
+
+
+def give_back(values: Iterable[Any], device: str) -> None:
+    """Let arrays that were given to kernels be used, and die, as if these had run already.
+
+    PyTorch's current stream is made to wait, on the device, where the kernels went to another one: it may
+    write next into what they read, or read what they wrote. CuPy's pool gives memory out again in
+    the order of the stream on which it was allocated; as long as the device has seen one stream
+    only, that is enough. What lies in an arena is looked after there. All other arrays, which may
+    die at any moment, are kept alive until the kernels are done.
     """
     import cupy
 
     from . import cuda_streams as streams
 
-    torch = sys.modules.get("torch")
     number = streams.ordinal(device)
+    torch = sys.modules.get("torch")
     several = bool(streams.others(number, cupy.cuda.get_current_stream(number)))
-    kept = []
+    kept: list[Any] = []
+    place = None
     for value in values:
         if isinstance(value, cupy.ndarray):
-            if several and not getattr(getattr(value.data.mem, "_owner", None), "ordered", False):
+            if (several and not _in_arena(value)) or is_guest(value):
                 kept.append(value)
-        elif torch is None or not isinstance(value, torch.Tensor):
+        elif torch is not None and isinstance(value, torch.Tensor):
+            place = value.device
+        elif value is not None:
             kept.append(value)
+    if torch is not None and place is not None and place.type == "cuda":
+        ours = _other_stream(torch, cupy, place)
+        if ours is not None:
+            torch.cuda.current_stream(place).wait_stream(ours)
     if kept:
         streams.keep(number, kept)

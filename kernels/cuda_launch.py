@@ -101,23 +101,24 @@ class Tables:
         Address of as many bytes as were asked for.
     """
 
-    def __init__(self, stream: Any, tables: list[NDArray[Any]], room: int = 0):
+    def __init__(self, stream: Any, device: int, tables: list[NDArray[Any]], room: int = 0):
         sizes = [-(-table.nbytes // 16) * 16 for table in tables]
+        starts = [sum(sizes[:number]) for number in range(len(tables))]
         self._memory = cupy.cuda.alloc(room + sum(sizes))
         self.room = int(self._memory.ptr)
-        self.addresses = []
-        offset = room
-        for table, size in zip(tables, sizes, strict=True):
-            # From pageable memory, which CUDA takes a copy of before the call returns.
-            _runtime.memcpyAsync(
-                self.room + offset,
-                table.ctypes.data,
-                table.nbytes,
-                _runtime.memcpyHostToDevice,
-                stream.ptr,
-            )
-            self.addresses.append(self.room + offset)
-            offset += size
+        self.addresses = [self.room + room + start for start in starts]
+        if not tables:
+            return
+        # Through page-locked memory: CUDA takes more than 64 KiB from pageable memory when the stream has
+        # come to it, and the call would wait for that.
+        pinned = cupy.cuda.alloc_pinned_memory(sum(sizes))
+        staged = np.frombuffer(pinned, np.uint8, sum(sizes))
+        for table, start in zip(tables, starts, strict=True):
+            staged[start : start + table.nbytes] = table.view(np.uint8).ravel()
+        _runtime.memcpyAsync(
+            self.room + room, pinned.ptr, sum(sizes), _runtime.memcpyHostToDevice, stream.ptr
+        )
+        streams.keep(device, pinned)
 
 
 class _OnStream:
@@ -125,7 +126,7 @@ class _OnStream:
 
     __slots__ = ("adding_up", "arguments", "pinned", "results", "tables")
 
-    def __init__(self, stream: Any, layout: Layout, blocks: int):
+    def __init__(self, stream: Any, device: int, layout: Layout, blocks: int):
         run = layout.runs[0]
         one = (int(run[0]), int(run[1]), int(run[LENGTH]), int(run[EXTRA]))
         tables: list[NDArray[Any]] = []
@@ -133,7 +134,7 @@ class _OnStream:
             tables = [layout.row_of_tile, np.ascontiguousarray(layout.runs)]
         measures = layout.form.variant.measure
         partials = -(-layout.tiles // 2) * 16
-        self.tables = Tables(stream, tables, partials + 16 * blocks if measures else 0)
+        self.tables = Tables(stream, device, tables, partials + 16 * blocks if measures else 0)
         addresses = self.tables.addresses or [0, 0]
         room = (self.tables.room, self.tables.room + partials) if measures else (0, 0)
         self.arguments = (*addresses, *one, layout.tiles), room
@@ -231,6 +232,6 @@ class Prepared:
         if here is None:
             if len(self._on_streams) >= _MAX_STREAMS:  # a program may make streams without end
                 self._on_streams.clear()
-            here = _OnStream(stream, self._layout, self._config.grid[0])
+            here = _OnStream(stream, self._device, self._layout, self._config.grid[0])
             self._on_streams[key] = here
         return here

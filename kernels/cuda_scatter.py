@@ -52,7 +52,7 @@ def scatter_add(destination: Any, indices: Any, rows: Any, variant: Variant, alp
             addresses = [int(table.data.ptr) for table in tables]
         else:
             order = np.argsort(indices, kind="stable").astype(np.int64)
-            tables = Tables(stream, [order, np.ascontiguousarray(indices[order])])
+            tables = Tables(stream, device, [order, np.ascontiguousarray(indices[order])])
             addresses = tables.addresses
         config = LaunchConfig(grid=blocks_for(kernel, count), block=form.threads)
         sides = (destination.data.ptr, rows.data.ptr, rows.size // count, len(destination), count)

@@ -334,10 +334,10 @@ class CudaDevice(Device):
 
         return Gates(self.number)
 
-    def keep_alive(self, arrays: Iterable[Any]) -> None:
+    def give_back(self, arrays: Iterable[Any]) -> None:
         from numscope.kernels import cuda_arrays
 
-        cuda_arrays.keep_alive(arrays, self.name)
+        cuda_arrays.give_back(arrays, self.name)
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
@@ -354,6 +354,8 @@ class CudaDevice(Device):
             _words(array).fill(_words(value)[()])
 
     def copy(self, target: Any, source: Any) -> None:
+        from numscope.kernels import cuda_arrays
+
         cupy = self._cupy
         with cupy.cuda.Device(self.number):
             if isinstance(source, np.ndarray):
@@ -366,6 +368,8 @@ class CudaDevice(Device):
             if cupy.may_share_memory(target, source):
                 source = source.copy()
             target[...] = source
+            if cuda_arrays.is_guest(source):  # it may die while it is read
+                streams().keep(self.number, source)
 
     def _copy_from_host(self, target: Any, source: np.ndarray[Any, Any]) -> None:
         """Copy a host array, which may be overwritten as soon as this returns."""

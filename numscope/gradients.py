@@ -231,7 +231,7 @@ class GradientAccumulator(Mapping[str, Any]):
             if zero_source:
                 addition.zero(added)
             self._ledger.enter(weight, finite)
-            slab.keep_alive(grads.values())
+            slab.give_back(grads.values())
 
     def finish(
         self,
@@ -328,7 +328,7 @@ class GradientAccumulator(Mapping[str, Any]):
                 )
             arrays = self._slab.check(targets, allow_missing=True, writes=True)
             self._slab.copy_to(arrays, self._deferred)
-            self._slab.keep_alive(targets.values())
+            self._slab.give_back(targets.values())
 
     def reset(self) -> None:
         """Begin anew. No memory is touched: the next addition overwrites.

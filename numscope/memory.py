@@ -101,8 +101,8 @@ class Device(ABC):
         """Return a maker of conditions; None where kernels tell at once what they find."""
         return None
 
-    def keep_alive(self, arrays: Iterable[Any]) -> None:
-        """Keep arrays alive until the kernels that were given them are done; on the host they are."""
+    def give_back(self, arrays: Iterable[Any]) -> None:
+        """Let arrays be used, and die, as if the kernels that got them had run; on the host they have."""
         return
 
     def on(self, stream: Any) -> AbstractContextManager[None]:

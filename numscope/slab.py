@@ -265,9 +265,9 @@ class Slab:
         """Return which conditions, that `Addition.is_finite` has returned, hold; this waits."""
         return self.gates.read(conditions) if self.gates is not None else []
 
-    def keep_alive(self, arrays: Iterable[Any]) -> None:
-        """Keep arrays alive until the device is done with them."""
-        self.workspace._region.device.keep_alive(arrays)
+    def give_back(self, arrays: Iterable[Any]) -> None:
+        """Let arrays be used, and die, as if the kernels that were given them had run already."""
+        self.workspace._region.device.give_back(arrays)
 
     def on(self, stream: Any) -> AbstractContextManager[None]:
         """Return a context in which work on the sums goes to a CUDA stream; None for the current one."""

@@ -337,6 +337,23 @@ def test_gradients_of_a_torch_model(cupy):
         assert np.allclose(acc[name].get(), total / 8, rtol=1e-6, atol=1e-12)
 
 
+def test_pytorch_waits_for_kernels_on_another_stream(cupy):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch has no CUDA device")
+    with ns.Arena("2 GiB", device="cuda") as arena:
+        acc = ns.GradientAccumulator({"w": 1 << 26}, arena=arena)
+        stream = cupy.cuda.Stream(non_blocking=True)
+        for _ in range(5):
+            gradient = torch.ones(1 << 26, device="cuda")
+            acc.add({"w": gradient}, stream=stream)
+            gradient.fill_(float("nan"))  # while the kernel reads, but for the wait
+        stream.synchronize()
+        stats = acc.finish()
+        assert (stats.nonfinite, float(acc["w"].max())) == (0, 1.0)
+        del acc
+
+
 def test_arrays_of_two_places_are_refused(cupy):
     on_card, on_host = cupy.zeros(3, "f4"), np.zeros(3, "f4")
     with pytest.raises(ValueError, match="copy one to the other first"):

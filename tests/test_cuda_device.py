@@ -305,3 +305,29 @@ def test_arrays_without_a_device_take_no_stream():
     for call in (ws.zero, acc.finish, lambda stream: ws.merge_into(ws, stream=stream)):
         with pytest.raises(ns.BindingError, match="stream= is for memory of a CUDA device, this is on 'cpu'"):
             call(stream=object())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "found"), [(0, 0, None), (7, 7, None), (7, 0, "stream 7"), (0, 7, "default")]
+)
+def test_pytorch_hears_of_another_stream(ours, theirs, found):
+    from numscope.kernels import cuda_arrays
+
+    place = types.SimpleNamespace(index=0)
+    cupy = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(get_current_stream=lambda device: types.SimpleNamespace(ptr=ours))
+    )
+    cuda = types.SimpleNamespace(
+        current_stream=lambda device: types.SimpleNamespace(cuda_stream=theirs),
+        default_stream=lambda device: "default",  # an ExternalStream of 0 would be a new one
+        ExternalStream=lambda pointer, device: f"stream {pointer}",
+    )
+    assert cuda_arrays._other_stream(types.SimpleNamespace(cuda=cuda), cupy, place) == found
+
+
+def test_what_lies_in_an_arena_or_in_cupys_pool_is_no_guest(memory):
+    from numscope.kernels import cuda_arrays
+
+    array = memory.array(memory.token(), 0, (3,), np.dtype("float32"))
+    assert cuda_arrays._in_arena(array)
+    assert not cuda_arrays.is_guest(array)
