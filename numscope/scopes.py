@@ -76,6 +76,9 @@ _devices: ContextVar[Level[device_scope] | None] = ContextVar("numscope.device_s
 class name_scope(Scope):  # noqa: N801 - used like a function, as in Caffe2 and TensorFlow
     """Prefix the names given inside, as Caffe2's ``NameScope``.
 
+    `scoped_name` does it. Workspaces, operators and nets take names as they are: a name that was read from
+    a file, or made by `get_variable`, is whole already.
+
     Parameters
     ----------
     prefix : str or None
