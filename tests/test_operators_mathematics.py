@@ -70,7 +70,7 @@ def test_gradients_are_those_of_central_differences(arena, case):
     check_gradients(arena, [case.operator], case.feeds("float64"), seeds, case.wrt(), tolerance=1e-7)
 
 
-IN_PLACE = ["Tanh", "Sigmoid", "Relu", "Scale", "Neg", "Exp"]
+IN_PLACE = ["Tanh", "Sigmoid", "Relu", "Scale", "Neg", "Negative", "Exp"]
 
 
 @pytest.mark.parametrize("kind", IN_PLACE)

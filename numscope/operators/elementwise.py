@@ -26,6 +26,7 @@ __all__ = [
     "MulGradientOp",
     "MulOp",
     "NegOp",
+    "NegativeOp",
     "ReluGradientOp",
     "ReluOp",
     "ScaleOp",
@@ -154,6 +155,11 @@ class NegOp(TensorOperator):
                 f"{self.definition!r}: {self.inputs[0]!r} is bool, which has no negative; use Not"
             )
         array_module(ws.device).negative(x, out=self.output(ws, 0, x.shape, x.dtype))
+
+
+@register_operator("Negative", inputs=1, outputs=1, in_place=[(0, 0)], gradient=_linear_gradient)
+class NegativeOp(NegOp):
+    """Neg, by the name that it has in Caffe2's nets."""
 
 
 @register_operator("Sigmoid", inputs=1, outputs=1, in_place=[(0, 0)], gradient=_sigmoid_gradient)
