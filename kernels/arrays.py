@@ -96,7 +96,7 @@ def _run(
     calls = [bind(plan) for plan in plans]
     found = [call(alpha) for call in calls]
     for array, buffer in write_back:
-        array[...] = buffer
+        _words(array)[...] = _words(buffer)
     if targets and is_on_device(targets[0]):
         from .cuda_arrays import give_back
 
@@ -199,6 +199,11 @@ def _check_writable(arrays: _Arrays, what: str) -> None:
             )
 
 
+def _words(array: Any) -> Any:
+    """Return an array of the same bits, of a dtype that CuPy can copy: it knows no float8."""
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
+
+
 def _contiguous(arrays: _Arrays, write_back: list[tuple[NDArray[Any], NDArray[Any]]] | None) -> _Arrays:
     """Replace arrays with gaps by contiguous copies, noting which are to be written back."""
     result = []
@@ -206,7 +211,7 @@ def _contiguous(arrays: _Arrays, write_back: list[tuple[NDArray[Any], NDArray[An
         if array.flags.c_contiguous:
             result.append(array)
             continue
-        result.append(array.copy(order="C"))
+        result.append(_words(array).copy(order="C").view(array.dtype))
         if write_back is not None:
             write_back.append((array, result[-1]))
     return result

@@ -104,8 +104,9 @@ class Tables:
     def __init__(self, stream: Any, device: int, tables: list[NDArray[Any]], room: int = 0):
         sizes = [-(-table.nbytes // 16) * 16 for table in tables]
         starts = [sum(sizes[:number]) for number in range(len(tables))]
-        self._memory = cupy.cuda.alloc(room + sum(sizes))
-        self.room = int(self._memory.ptr)
+        nbytes = room + sum(sizes)
+        self._memory: Any = cupy.cuda.alloc(nbytes) if nbytes else None
+        self.room = int(self._memory.ptr) if nbytes else 0
         self.addresses = [self.room + room + start for start in starts]
         if not tables:
             return

@@ -143,8 +143,12 @@ def find(name: str) -> CudaDevice:
         It cannot be used.
     """
     number = name.partition(":")[2]
-    if number and int(number) in _found:
-        return _found[int(number)]
+    if _found:  # asking for a card's properties takes a millisecond
+        import cupy
+
+        known = _found.get(int(number) if number else cupy.cuda.runtime.getDevice())
+        if known is not None:
+            return known
     device = CudaDevice(int(number) if number else None)
     return _found.setdefault(device.number, device)
 

@@ -116,6 +116,32 @@ def test_a_device_is_named_by_its_number_and_is_one(pretend):
         assert "expected one of" in refusal(name)
 
 
+@pytest.mark.parametrize("error", [MemoryError("Out of memory"), FakeRuntime.CUDARuntimeError("cudaError")])
+def test_a_block_that_is_too_large_names_what_is_free(pretend, monkeypatch, error):
+    runtime = FakeRuntime()
+    runtime.memGetInfo = lambda: (3 << 30, 8 << 30)
+    pretend(runtime)
+    sys.modules["cupy"].cuda.Device = lambda number: contextlib.nullcontext()
+
+    def refuse(*arguments):
+        raise error
+
+    monkeypatch.setattr(cuda_device, "CudaMemory", refuse)
+    with pytest.raises(ns.ArenaExhausted) as caught:
+        ns.Arena("10 GiB", device="cuda")
+    text = f"does not fit on cuda:0: {3 << 30} of {8 << 30} bytes are free there"
+    assert text in str(caught.value)
+    assert (caught.value.requested, caught.value.available) == (10 << 30, 3 << 30)
+    assert caught.value.capacity == 8 << 30
+
+
+def test_gradients_in_host_memory_are_no_gradients_of_a_card(monkeypatch):
+    acc = ns.GradientAccumulator({"w": 3, "b": 2}, arena=ns.Arena("1 KiB"))
+    monkeypatch.setattr(ns.Workspace, "device", property(lambda self: "cuda:0"))
+    with pytest.raises(ns.BindingError, match="gradient 'w' is on cpu, expected it on cuda:0; copy it there"):
+        acc.add({"w": [1.0, 2.0, 3.0], "b": [1.0, 2.0]})
+
+
 def test_the_state_is_plain_data(pretend):
     pretend(FakeRuntime(driver=13010, cards=2))
     state = cuda_device.describe()
@@ -226,6 +252,13 @@ def test_a_token_lives_as_long_as_the_last_view(memory):
     assert all(reference() is None for reference in (watched, kept, blob_watched))
 
 
+def elsewhere(memory, array):
+    """Return an array like another one, on the next card."""
+    cuda = memory._cupy.cuda
+    there = cuda.UnownedMemory(1 << 41, array.nbytes, None, 1)
+    return memory._cupy.ndarray(array.shape, array.dtype, cuda.MemoryPointer(there, 0))
+
+
 def test_pieces_of_device_arrays(memory):
     arrays = [memory.array(memory.token(), 256 * n, (n,), np.dtype("float32")) for n in range(3)]
     pieces = kernels.Pieces.of(arrays)
@@ -234,6 +267,10 @@ def test_pieces_of_device_arrays(memory):
     assert pieces.lengths.tolist() == [0, 1, 2]
     with pytest.raises(TypeError, match="the arrays are on cpu, cuda:0: expected one device"):
         kernels.Pieces.of([arrays[0], np.zeros(3, "f4")])
+    with pytest.raises(TypeError, match="the arrays are on cuda:0, cuda:1: expected one device"):
+        kernels.Pieces.of([arrays[1], elsewhere(memory, arrays[1])])
+    with pytest.raises(ValueError, match="destination on cuda:1 and source on cuda:0: copy one to the other"):
+        kernels.copy(elsewhere(memory, arrays[1]), arrays[1])
     host = [np.zeros(n, "f4") for n in range(3)]
     for call in (lambda: kernels.copy(host, arrays), lambda: kernels.accumulate(arrays, host)):
         with pytest.raises(ValueError, match=r"destination on .* and source on .*: copy one to the other"):
