@@ -233,7 +233,7 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
     default_name : str, optional
         Used when there is no name, and made unique among the scopes that this thread has opened in the
         scope around: "lstm", "lstm_1", ... A scope that is opened anew begins to count anew. One manager
-        that is entered again keeps its name.
+        that is entered again keeps its name, and the reuse that it has inherited once.
     reuse : bool or AUTO_REUSE, optional
         True: variables must exist already; AUTO_REUSE: they are made if they do not. None and False
         inherit: reuse cannot be undone below. A `VariableScope` brings its own.
@@ -310,8 +310,8 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
     def __enter__(self) -> VariableScope:
         around = _scopes.get()
         table = _table_of(current_workspace().root)
-        if isinstance(self._name, str):
-            check_name(self._name, "variable scope", is_part=True)
+        part = self._name if isinstance(self._name, str) else self._name.name.rpartition("/")[2]
+        check_name(part, "variable scope", is_part=True)
         super().__enter__()
         self._table = table
         if isinstance(self._name, VariableScope):
@@ -320,7 +320,7 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
             self._entry = table.at(table.top, path)
             table.open(self._entry)
             table.mark()
-            self._name_scope = name_scope(path.rpartition("/")[2])
+            self._name_scope = name_scope(part)
         else:
             outer = _OUTERMOST if around is None else around.scope.opened
             if around is not None and around.scope._table is table:
@@ -330,6 +330,8 @@ class variable_scope(Scope):  # noqa: N801 - used like a function, as in TensorF
             if self._default:
                 self._name, self._default = table.unique(entry, self._name), False
             self.opened = replace(outer, outer=outer, part=self._name, **self._given)
+            if self.opened.reuse:
+                self._given["reuse"] = self.opened.reuse  # for good, whatever is around the next time
             self._entry = table.at(entry, self._name)
             table.open(self._entry)
             self._name_scope = name_scope(self._name)

@@ -366,14 +366,14 @@ RULES = {
         ]],
         ["current"], ["enter", "q", {"default": "l"}], W,
     ],
-    "difference: an object whose last part begins with an underscore": [
+    "an object whose last part begins with an underscore": [
         ["enter", "a", {"name": "a"}], ["enter", "b", {"name": "_b"}], ["exit", "b"], ["exit", "a"],
         ["enter", "c", {"scope": "b"}], W,
     ],
     "difference: the name scope of a name with a slash at its end": [
         ["enter", "a", {"name": "a"}], ["enter", "b", {"name": "b/"}], W, ["name", "x"],
     ],
-    "difference: a manager entered again after reuse": [
+    "a manager entered again after reuse": [
         ["enter", "a", {"name": "a", "reuse": "auto"}], ["enter", "b", {"name": "b"}], ["exit", "b"],
         ["exit", "a"], ["enter", "c", {"name": "c"}], ["again", "b"], W,
     ],

@@ -52,21 +52,9 @@ KINDS = {
 DIFFERENCES = {
     # Name scopes are Caffe2's. They are not made unique: a training loop opens its scopes in every iteration,
     "difference: a name scope opened twice": {3: ({"name": "a_1/x"}, {"name": "a/x"})},
-    # a slash at the end does not begin anew,
+    # and a slash at the end does not begin anew.
     "difference: the name scope of a name with a slash at its end": {
         3: ({"name": "b/x"}, {"name": "a/b//x"})
-    },
-    # and any text is one, where TensorFlow cannot enter again from the outermost what it made inside.
-    "difference: an object whose last part begins with an underscore": {
-        4: ({"error": "name"}, {"scope": "a/_b", "reuse": False}),
-        5: (
-            {"variable": "w", "shape": [1], "dtype": "float32"},
-            {"variable": "a/_b/w", "shape": [1], "dtype": "float32"},
-        ),
-    },
-    # TensorFlow's managers (not its scopes) remember the reuse of what was around at first, for good.
-    "difference: a manager entered again after reuse": {
-        5: ({"scope": "c/b", "reuse": "auto"}, {"scope": "c/b", "reuse": False}),
     },
 }
 
