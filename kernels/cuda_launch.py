@@ -105,8 +105,11 @@ class Tables:
         sizes = [-(-table.nbytes // 16) * 16 for table in tables]
         starts = [sum(sizes[:number]) for number in range(len(tables))]
         nbytes = room + sum(sizes)
-        self._memory: Any = cupy.cuda.alloc(nbytes) if nbytes else None
-        self.room = int(self._memory.ptr) if nbytes else 0
+        self._memory: Any = None
+        self.room = 0
+        if nbytes:
+            self._memory = cupy.cuda.alloc(nbytes)
+            self.room = int(self._memory.ptr)
         self.addresses = [self.room + room + start for start in starts]
         if not tables:
             return

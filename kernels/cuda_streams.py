@@ -19,7 +19,7 @@ import cupy
 __all__ = ["current", "given", "keep", "key", "on_device", "ordinal", "others", "resolve", "wait_for"]
 
 _runtime = cupy.cuda.runtime
-_DEFAULT, _PER_THREAD = 0, 2  # CUDA's handles of streams that are always there; 1 is another name of 0
+_PER_THREAD = 2  # CUDA's handles up to this one are streams that are always there, on every device
 _MANY = 32
 
 _known: dict[int, dict[int, Any]] = {}
@@ -89,8 +89,9 @@ def keep(device: int, objects: object) -> None:
 
     Looked after at the next call: what is done then is let go.
     """
-    event = cupy.cuda.Event(disable_timing=True)
-    event.record(cupy.cuda.get_current_stream(device))
+    with on_device(device):
+        event = cupy.cuda.Event(disable_timing=True)
+        event.record(cupy.cuda.get_current_stream())
     with _lock:
         _kept.append((event, objects))
         done = []
