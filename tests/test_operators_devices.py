@@ -109,6 +109,18 @@ def test_a_blob_on_another_device_is_refused_before_anything_is_changed(definiti
         there.clear()
 
 
+def test_a_blob_on_another_device_is_found_through_other_workspaces():
+    with Arena("1 MiB") as arena:
+        there = Workspace(arena=arena)
+        there["x"] = np.ones(3)
+        between = Workspace(arena=Arena("1 MiB", device="null"))
+        between.add_blob_mapping(there, {"x": "x"})
+        here = Workspace(Workspace(between, bindings={"x": "x"}))
+        with pytest.raises(OperatorError, match=r"blob 'x' is on cpu, workspace .* computes on null"):
+            here.run(Operator("Neg", ["x"], ["y"]))
+        there.clear()
+
+
 def test_a_blob_in_another_arena_of_the_same_device_is_welcome():
     with Arena("1 MiB") as first, Arena("1 MiB") as second:
         there, here = Workspace(arena=first), Workspace(arena=second)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IfOp", "WhileOp"]
 
+
 class ConditionalOp(CompiledOperator):
     """An operator whose first input is a condition: a tensor of one bool."""
 

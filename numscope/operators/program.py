@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numscope.errors import NumscopeError, OperatorError
+from numscope.namespace import ancestors
 from numscope.operators.definition import Net, Operator, check_nesting
 from numscope.operators.effects import effects_of
 from numscope.operators.interrupts import PRESSED, between_operators, stop
 from numscope.operators.registry import CompiledOperator, find_operator
-from numscope.operators.tensors import computing_on
+from numscope.operators.tensors import array_module
 
 if TYPE_CHECKING:
     from numscope.namespace import Namespace
@@ -168,8 +169,14 @@ class BuiltNet:
         ws = self._ws()
         if ws is None:
             raise OperatorError("the workspace of this net no longer exists; keep it as long as its nets")
+        if ws.device.startswith("cuda"):
+            with array_module(ws.device).cuda.Device(int(ws.device.partition(":")[2])):
+                return self._run(ws)
+        return self._run(ws)
+
+    def _run(self, ws: Workspace) -> bool:
         # Caffe2 computes exp(1000) and log(0) silently, by IEEE 754.
-        with np.errstate(all="ignore"), computing_on(ws.device):
+        with np.errstate(all="ignore"):
             if not self._program.has_nets:
                 return self._program.run(ws)
             with between_operators():  # it may loop without end; entering costs 8 us
@@ -221,20 +228,18 @@ def build(ws: Workspace, definition: Operator | Net | Mapping[str, Any]) -> Buil
         raise OperatorError(
             f"expected an Operator or a Net, got a {type(definition).__name__}: {definition!r}"
         )
-    if _sees_other_workspaces(ws):
+    if _sees_other_arenas(ws):
         program.check_devices(ws)
     program.build(ws)
     return BuiltNet(program, ws)
 
 
-def _sees_other_workspaces(ws: Workspace) -> bool:
-    """Tell whether names may be forwarded; others mean blobs of one arena."""
+def _sees_other_arenas(ws: Workspace) -> bool:
+    """Tell whether names may mean blobs of another arena, as a name that is forwarded can."""
     here: Namespace | None = ws
-    while here is not None:
-        if here._forwarded:
-            return True
-        here = here._shared
-    return False
+    while here is not None and not here._forwarded:
+        here = here._shared  # a child lives in its parent's arena
+    return here is not None and any(seen._region.arena is not ws.arena for seen in ancestors(here))
 
 
 def _check_externals(net: Net) -> None:

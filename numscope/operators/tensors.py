@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,7 +27,6 @@ __all__ = [
     "array_module",
     "broadcast",
     "check_indices",
-    "computing_on",
     "data_type",
     "sum_to",
 ]
@@ -76,13 +74,6 @@ def array_module(device: str) -> ModuleType:
     This is the one door through which operators get CuPy, which need not be installed.
     """
     return importlib.import_module("cupy") if device.startswith("cuda") else np
-
-
-def computing_on(device: str) -> AbstractContextManager[Any]:
-    """Return a context in which what is computed is computed on a device, as CuPy wants it for its arrays."""
-    if not device.startswith("cuda"):
-        return nullcontext()
-    return array_module(device).cuda.Device(int(device.partition(":")[2]))  # type: ignore[no-any-return]
 
 
 class TensorOperator(CompiledOperator):
