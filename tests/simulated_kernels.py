@@ -183,7 +183,7 @@ def test_one_launch_for_a_list_with_empty_pieces():
 
 
 def test_more_tiles_than_sums_side_by_side():
-    tiles = 2 * TREE + 3
+    tiles = TREE + 3
     array = values(np.random.default_rng(7), tiles, BFLOAT16, False)
     many = Pieces(array.ctypes.data + 2 * np.arange(tiles), [1] * tiles, BFLOAT16)
     expected = kernels.prepare("stats", many)()
