@@ -192,7 +192,8 @@ def test_a_micro_batch_is_skipped_on_the_card_without_waiting(cupy):
     rng = np.random.default_rng(8)
     with ns.Arena("1 MiB") as here, ns.Arena("1 MiB", device="cuda") as there:
         on_host, on_card = (ns.GradientAccumulator(shapes, arena=arena) for arena in (here, there))
-        busy = cupy.zeros(1 << 28, "u1")
+        memory = cupy.zeros(1 << 28, "u1")
+        busy = kernels.prepare("zero", kernels.Pieces.of([memory]))
         for first in (np.nan, 0.5):
             for number, value in enumerate((first, 1.0, np.inf, 2.0)):
                 grads = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
@@ -200,10 +201,10 @@ def test_a_micro_batch_is_skipped_on_the_card_without_waiting(cupy):
                 on_host.add(grads, weight=number + 1, skip_nonfinite=True)
                 moved = {name: cupy.asarray(g) for name, g in grads.items()}
                 on_card.add(moved, weight=number + 1, skip_nonfinite=True)  # compiled, loaded, laid out
-                for _ in range(100):
-                    kernels.zero(busy)
-                on_card.add(moved, weight=0, skip_nonfinite=True)
                 on_host.add(grads, weight=0, skip_nonfinite=True)
+                for _ in range(200):
+                    busy()
+                on_card.add(moved, weight=0, skip_nonfinite=True)
                 assert not cupy.cuda.get_current_stream().done
             assert on_card.skipped == on_host.skipped
             assert repr(on_card.finish(max_norm=1.0)) == repr(on_host.finish(max_norm=1.0))

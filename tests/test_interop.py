@@ -75,6 +75,30 @@ def test_jax_both_ways(ws, dtype):
     assert (ws["y"].astype("f4") == 3).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_jax_takes_other_arrays_by_dlpack(dtype):
+    jax = pytest.importorskip("jax")
+
+    class Array:  # as those of CuPy: they have no __array__
+        def __init__(self, array):
+            self.array, self.dtype = array, array.dtype
+
+        def view(self, dtype):
+            return Array(self.array.view(dtype))
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    host = np.arange(6).reshape(2, 3).astype(getattr(ml_dtypes, dtype, dtype))
+    out = ns.interop.to_jax(Array(host))
+    assert (out.dtype.name, out.shape) == (dtype, (2, 3))
+    assert (np.asarray(out, "f4") == host.astype("f4")).all()
+    assert isinstance(out, jax.Array)
+
+
 @pytest.mark.parametrize("guest", ["torch", "jax"])
 def test_a_missing_guest_says_what_to_install(ws, guest, monkeypatch):
     monkeypatch.setitem(sys.modules, guest, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 __all__ = ["to_jax"]
 
 _WORDS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
@@ -34,6 +36,7 @@ def to_jax(array: Any) -> Any:
     except ImportError as error:
         raise ImportError("to_jax() needs JAX, which is not installed: pip install jax") from error
     name = array.dtype.name
-    if name not in _WORDS:
-        return jax.numpy.asarray(array)
-    return jax.lax.bitcast_convert_type(jax.numpy.asarray(array.view(_WORDS[name])), getattr(jax.numpy, name))
+    words = array.view(_WORDS[name]) if name in _WORDS else array
+    # A card's arrays by DLPack, which takes care of the streams; NumPy's read-only ones it refuses.
+    taken = jax.numpy.asarray(words) if isinstance(array, np.ndarray) else jax.dlpack.from_dlpack(words)
+    return jax.lax.bitcast_convert_type(taken, getattr(jax.numpy, name)) if name in _WORDS else taken
