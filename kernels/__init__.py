@@ -7,8 +7,9 @@ writable. Arrays that are not contiguous are right, at the cost of a copy. A sou
 destination; where it overlaps otherwise, it is copied first. Nothing is compiled, and neither Numba nor
 CuPy is imported, before the first call.
 
-Arrays on a CUDA device are handled there, on CuPy's current stream; a call returns before its kernel ends,
-unless it returns statistics. `nontemporal` is a matter of the host's caches and has no effect there.
+Arrays on a CUDA device are handled there, on CuPy's current stream or the one given; a call returns before
+its kernel ends, unless it returns statistics. `nontemporal` is a matter of the host's caches and has no
+effect there.
 
 `Pieces` and `prepare` are the same kernels for callers that keep the layout of their memory: all
 checks are made once, and a call costs about a microsecond.

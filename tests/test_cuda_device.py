@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 import weakref
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -368,3 +369,100 @@ def test_what_lies_in_an_arena_or_in_cupys_pool_is_no_guest(memory):
     array = memory.array(memory.token(), 0, (3,), np.dtype("float32"))
     assert cuda_arrays._in_arena(array)
     assert not cuda_arrays.is_guest(array)
+
+
+class Place(NamedTuple):
+    type: str
+    index: int
+
+
+class Tensor:
+    """What is asked of a tensor of PyTorch on a card."""
+
+    def __init__(self, shape, dtype="bfloat16", device=0, address=4096, layout="strided", contiguous=True):
+        self.shape, self.dtype, self.layout = shape, f"torch.{dtype}", layout
+        self.device = Place("cuda", device)
+        self.address, self.contiguous, self.recorded = address, contiguous, []
+
+    def is_contiguous(self):
+        return self.contiguous
+
+    def is_neg(self):
+        return False
+
+    def data_ptr(self):
+        return self.address
+
+    def numel(self):
+        return int(np.prod(self.shape))
+
+    def record_stream(self, stream):
+        self.recorded.append(stream)
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """Stand for PyTorch, whose current stream is another one than CuPy's; note who waits for whom."""
+    from numscope.kernels import cuda_arrays
+
+    pytest.importorskip("cupy")
+    waits = []
+
+    class Stream(str):
+        def wait_stream(self, other):
+            waits.append((str(self), str(other)))
+
+    module = types.SimpleNamespace(
+        Tensor=Tensor,
+        strided="strided",
+        nn=types.SimpleNamespace(Parameter=Tensor),
+        cuda=types.SimpleNamespace(current_stream=lambda device: Stream("theirs")),
+        waits=waits,
+    )
+    monkeypatch.setitem(sys.modules, "torch", module)
+    monkeypatch.setattr(cuda_arrays, "_other_stream", lambda torch, cupy, device: Stream("ours"))
+    return module
+
+
+def test_tensors_of_pytorch_are_read_at_once_in_the_order_of_its_stream(torch):
+    from numscope.kernels import cuda_arrays
+
+    tensors = [Tensor((2, 3)), Tensor((4,), address=8192)]
+    pieces = cuda_arrays.simple_pieces(tensors, [(2, 3), (4,)], 0)
+    assert (pieces.addresses.tolist(), pieces.lengths.tolist()) == ([4096, 8192], [6, 4])
+    assert (pieces.dtype.name, pieces.device) == ("bfloat16", "cuda:0")
+    assert torch.waits == [("ours", "theirs")]
+    assert [tensor.recorded for tensor in tensors] == [["ours"], ["ours"]]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor((3, 2)),
+        Tensor((2, 3), device=1),
+        Tensor((2, 3), layout="sparse"),
+        Tensor((2, 3), contiguous=False),
+        Tensor((2, 3), dtype="complex32"),
+    ],
+)
+def test_tensors_that_are_not_simple_go_one_by_one(torch, tensor):
+    from numscope.kernels import cuda_arrays
+
+    assert cuda_arrays.simple_pieces([tensor], [(2, 3)], 0) is None
+    assert torch.waits == []
+
+
+def test_pytorch_waits_for_what_reads_its_tensors(torch, monkeypatch):
+    from numscope.kernels import cuda_arrays, cuda_streams
+
+    kept = []
+    stream = types.SimpleNamespace(ptr=7)
+    cuda = types.SimpleNamespace(get_current_stream=lambda device: stream)
+    cupy = types.SimpleNamespace(cuda=cuda, ndarray=type("ndarray", (), {}))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(cuda_streams, "keep", lambda device, values: kept.append((device, values)))
+    cuda_arrays.give_back([Tensor((3,)), None], "cuda:1")
+    assert torch.waits == [("theirs", "ours")]
+    assert kept == []
+    cuda_arrays.give_back(["an array of another library"], "cuda:1")
+    assert kept == [(1, ["an array of another library"])]
