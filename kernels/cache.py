@@ -24,7 +24,7 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.core.runtime.nrt import rtsys
 
-__all__ = ["compiled", "directory", "folder"]
+__all__ = ["address", "compiled", "directory", "folder"]
 
 if numba.config.DISABLE_JIT:
     # Numba's decorators then return what they decorate, which fails later and elsewhere.
@@ -73,6 +73,13 @@ def folder(name: str, sources: tuple[str, ...]) -> Path | None:
 
 
 _changing = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    # A child that is forked while another thread compiles would wait for ever: for a lock, of ours, Numba
+    # or llvmlite, whose holder it does not have. So a fork waits for the compiler, a second at most.
+    os.register_at_fork(
+        before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_changing.release
+    )
 
 
 @contextmanager
@@ -128,9 +135,29 @@ def compiled(function: Any, signature: Any, name: str, **options: Any) -> Any:
         It takes no other types.
     """
     dispatcher = numba.njit(**options)(function)
-    with directory(name) as kept:
+    with _changing, directory(name) as kept:
         if kept:
             dispatcher._cache = _Loader(function)
         dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
+
+
+_libraries: list[Any] = []
+"""The code behind the addresses that were given out."""
+
+
+def address(function: Any, signature: tuple[Any, ...], name: str) -> int:
+    """Compile a function, or load it, as a C function; return where it is for as long as the process lives.
+
+    Parameters
+    ----------
+    function : function
+    signature : tuple of the arguments' types
+    name : str
+        Of the function's own folder in the cache.
+    """
+    with _changing:
+        result = compiled(function, signature, name).overloads[signature]
+        _libraries.append(result.library)
+        return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))

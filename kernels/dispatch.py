@@ -250,8 +250,8 @@ _SIGNATURES = {
 def compiled(function: Any) -> Any:
     """Compile one of the launches, or load it from the disk cache."""
     parallel = function in (launch_parallel, scatter_parallel)
-    with disk.directory(function.__name__) as cached:
-        return njit(_SIGNATURES[function], cache=cached, nogil=True, parallel=parallel)(function)
+    signature, name = _SIGNATURES[function], function.__name__
+    return disk.compiled(function, signature, name, nogil=True, parallel=parallel)
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import njit
-
 from . import cache as disk
 from .intrinsics import (
     LANES,
@@ -135,17 +133,7 @@ def copy(variant, destination, source, count, alpha, extra, seed, partials, resu
 
 
 @cache
-def _compiled(function: Any, variant: Variant) -> Any:
-    """Compile a leaf, or load it from the disk cache."""
-    signature = (VariantType(variant), *LEAF.args)
-    with disk.directory(f"{function.__name__}-{variant.key}") as cached:
-        dispatcher = njit(cache=cached)(function)
-        dispatcher.compile(signature)
-    return dispatcher.overloads[signature]
-
-
-@cache
 def leaf(function: Any, variant: Variant) -> int:
     """Return the address of a leaf, a C function that stays for as long as the process does."""
-    compiled = _compiled(function, variant)
-    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+    signature = (VariantType(variant), *LEAF.args)
+    return disk.address(function, signature, f"{function.__name__}-{variant.key}")

@@ -210,3 +210,33 @@ thread.join()
 with ws:
     ns.get_variable("w", 3)
 """)
+
+
+def test_a_fork_waits_for_a_thread_that_compiles(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    run("""
+import signal
+from numscope.kernels import cache
+
+x = np.ones(3)
+ns.kernels.zero(x)
+entered = threading.Event()
+load = cache._Loader.load_overload
+
+def enter(self, signature, context):
+    entered.set()
+    return load(self, signature, context)
+
+cache._Loader.load_overload = enter
+thread = threading.Thread(target=ns.kernels.scale, args=[np.ones(3, "f2"), 2])
+thread.start()
+entered.wait()
+
+def child():
+    signal.alarm(30)
+    ns.kernels.copy(x, np.ones(3, "f4"))
+    assert (x == 1).all()
+
+in_child(child)
+thread.join()
+""")
