@@ -106,16 +106,13 @@ class ConstantFillOp(FillOp):
 class GivenFillOp(FillOp):
     """A tensor of given values, in row-major order."""
 
+    dtype: np.dtype[np.generic]
+
     def __init__(self, definition: Operator) -> None:
         super().__init__(definition)
         self.values = np.array(self.argument("values"), self.dtype)
         if not self.inputs:
             self._check_size(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """The dtype of the values."""
-        raise NotImplementedError
 
     def run(self, ws: Workspace) -> None:
         shape = self.wanted_shape(ws)
@@ -146,10 +143,9 @@ class GivenFillOp(FillOp):
 class GivenTensorFillOp(GivenFillOp):
     """A tensor of given values, of float32 unless `dtype` says otherwise."""
 
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """The dtype of the values."""
-        return data_type(self.argument("dtype"))
+    def __init__(self, definition: Operator) -> None:
+        self.dtype = data_type(self.schema.argument(definition, "dtype"))
+        super().__init__(definition)
 
 
 @register_operator(
