@@ -43,7 +43,7 @@ class SameType(_OnASet):
     params = (
         list(SETS),
         COMPUTED,
-        ["zero", "copy", "accumulate", "overwrite", "scale", "stats", "accumulate with stats"],
+        ["zero", "copy", "accumulate", "overwrite", "scale", "stats", "norm", "accumulate with stats"],
     )
     param_names = ("set", "dtype", "kernel")
 
@@ -57,6 +57,7 @@ class SameType(_OnASet):
             "overwrite": lambda: kernels.prepare("accumulate", dst, src, beta=0),
             "scale": lambda: kernels.prepare("scale", dst),
             "stats": lambda: kernels.prepare("stats", dst),
+            "norm": lambda: kernels.prepare("stats", dst, stats="norm"),
             "accumulate with stats": lambda: kernels.prepare("accumulate", dst, src, stats=True),
         }[kernel]()
         self.call()
