@@ -42,7 +42,7 @@ from numscope.operators import (
     gradient,
     register_operator,
 )
-from numscope.scopes import device_scope, name_scope, scoped_name
+from numscope.scopes import BlobReference, device_scope, name_scope, scoped_name
 from numscope.sharing import share_variables
 from numscope.stack import WorkspaceStack
 from numscope.types import KnownType, is_known_type, known_type, register_known_type
@@ -59,6 +59,7 @@ __all__ = [
     "BindingError",
     "Blob",
     "BlobNotFoundError",
+    "BlobReference",
     "BlobTypeError",
     "CompiledOperator",
     "CreateScopeOp",

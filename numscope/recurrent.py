@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numscope.operators import Net, Operator, While
+from numscope.scopes import unscoped
 
 __all__ = ["Layout", "recurrent_net"]
 
@@ -39,35 +40,36 @@ def recurrent_net(features: int, hidden: int, classes: int, dtype: str = "float3
         "w_out": ((classes, hidden), dtype),
         "b_out": ((classes,), dtype),
     }
-    cell = Net(
-        "cell",
-        [
-            Operator("Gather", ["rows", "t"], ["data_row"]),
-            Operator("Gather", ["alive", "t"], ["data_mask"]),
-            # No gradient of the data is wanted; without these two it would be summed round by round.
-            Operator("StopGradient", ["data_row"], ["row"]),
-            Operator("StopGradient", ["data_mask"], ["mask"]),
-            Operator("FC", ["row", "w_in", "b_in"], ["from_row"]),
-            Operator("MatMul", ["state", "w_state"], ["from_state"]),
-            Operator("Sum", ["from_row", "from_state"], ["sum"]),
-            Operator("Tanh", ["sum"], ["candidate"]),
-            Operator("Sub", ["candidate", "state"], ["change"]),
-            Operator("Mul", ["change", "mask"], ["masked_change"]),
-            Operator("Sum", ["state", "masked_change"], ["state"]),
-            Operator("Add", ["t", "one"], ["t"]),
-            Operator("LT", ["t", "steps"], ["more"]),
-        ],
-    )
-    net = Net(
-        "recurrent",
-        [
-            Operator("GivenTensorInt64Fill", [], ["t"], shape=[], values=[0]),
-            Operator("GivenTensorInt64Fill", [], ["one"], shape=[], values=[1]),
-            Operator("LT", ["t", "steps"], ["more"]),
-            Operator("Copy", ["start"], ["state"]),
-            While("more", cell, retain=True),
-            Operator("FC", ["state", "w_out", "b_out"], ["scores"]),
-            Operator("SoftmaxWithLoss", ["scores", "labels"], ["probabilities", "loss"]),
-        ],
-    )
+    with unscoped():
+        cell = Net(
+            "cell",
+            [
+                Operator("Gather", ["rows", "t"], ["data_row"]),
+                Operator("Gather", ["alive", "t"], ["data_mask"]),
+                # No gradient of the data is wanted; without these two it would be summed round by round.
+                Operator("StopGradient", ["data_row"], ["row"]),
+                Operator("StopGradient", ["data_mask"], ["mask"]),
+                Operator("FC", ["row", "w_in", "b_in"], ["from_row"]),
+                Operator("MatMul", ["state", "w_state"], ["from_state"]),
+                Operator("Sum", ["from_row", "from_state"], ["sum"]),
+                Operator("Tanh", ["sum"], ["candidate"]),
+                Operator("Sub", ["candidate", "state"], ["change"]),
+                Operator("Mul", ["change", "mask"], ["masked_change"]),
+                Operator("Sum", ["state", "masked_change"], ["state"]),
+                Operator("Add", ["t", "one"], ["t"]),
+                Operator("LT", ["t", "steps"], ["more"]),
+            ],
+        )
+        net = Net(
+            "recurrent",
+            [
+                Operator("GivenTensorInt64Fill", [], ["t"], shape=[], values=[0]),
+                Operator("GivenTensorInt64Fill", [], ["one"], shape=[], values=[1]),
+                Operator("LT", ["t", "steps"], ["more"]),
+                Operator("Copy", ["start"], ["state"]),
+                While("more", cell, retain=True),
+                Operator("FC", ["state", "w_out", "b_out"], ["scores"]),
+                Operator("SoftmaxWithLoss", ["scores", "labels"], ["probabilities", "loss"]),
+            ],
+        )
     return net, parameters

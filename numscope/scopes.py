@@ -15,7 +15,17 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from numscope.errors import BlobTypeError, StackError
 
-__all__ = ["Level", "Scope", "current_device", "device_scope", "name_scope", "scoped_name"]
+__all__ = [
+    "BlobReference",
+    "Level",
+    "Scope",
+    "current_device",
+    "device_scope",
+    "name_scope",
+    "scoped_name",
+    "unscoped",
+    "whole_name",
+]
 
 S = TypeVar("S", bound="Scope")
 
@@ -76,8 +86,10 @@ _devices: ContextVar[Level[device_scope] | None] = ContextVar("numscope.device_s
 class name_scope(Scope):  # noqa: N801 - used like a function, as in Caffe2 and TensorFlow
     """Prefix the names given inside, as Caffe2's ``NameScope``.
 
-    `scoped_name` does it. Workspaces, operators and nets take names as they are: a name that was read from
-    a file, or made by `get_variable`, is whole already.
+    Operators that are made inside put it before the names of their inputs and outputs, and so do `ns.Do`,
+    `ns.If` and `ns.While` with the names that they are given. A `BlobReference` is a whole name and stays
+    as it is. For all else, `scoped_name` gives the name: workspaces, nets (`external_input`) and
+    `ns.gradient` take names as they are, and so do `from_dict` and a backward net's operators.
 
     Parameters
     ----------
@@ -115,6 +127,38 @@ class name_scope(Scope):  # noqa: N801 - used like a function, as in Caffe2 and 
 
     def __repr__(self) -> str:
         return f"name_scope({self.prefix[:-1]!r}{', reset=True' if self.reset else ''})"
+
+
+class BlobReference(str):
+    """A whole name of a blob: text that no name scope is put before (Caffe2's ``BlobReference``).
+
+    Added to text on either side it gives a `BlobReference` again.
+
+    Examples
+    --------
+    >>> with name_scope("layer"):
+    ...     name = BlobReference("shared/w") + "_0"
+    ...     scoped_name("w"), name, name.name_scope, name.unscoped_name
+    ('layer/w', 'shared/w_0', 'shared/', 'w_0')
+    """
+
+    __slots__ = ()
+
+    @property
+    def name_scope(self) -> str:
+        """Everything up to and with the last "/"; "" without one."""
+        return self[: self.rfind("/") + 1]
+
+    @property
+    def unscoped_name(self) -> str:
+        """Everything behind the last "/"."""
+        return self[self.rfind("/") + 1 :]
+
+    def __add__(self, other: str) -> BlobReference:
+        return BlobReference(str.__add__(self, other))
+
+    def __radd__(self, other: str) -> BlobReference:
+        return BlobReference(str.__add__(other, self))
 
 
 class device_scope(Scope):  # noqa: N801 - as name_scope
@@ -155,13 +199,19 @@ class device_scope(Scope):  # noqa: N801 - as name_scope
         return f"device_scope({self.device!r})"
 
 
-def scoped_name(name: str) -> str:
+def scoped_name(name: str) -> BlobReference:
     """Return a name with this thread's name scope before it.
 
     Parameters
     ----------
     name : str
-        Any text; "" gives the scope itself, which is "" or ends in "/".
+        Any text; "" gives the scope itself, which is "" or ends in "/". The scope is put before a
+        `BlobReference` as well.
+
+    Returns
+    -------
+    BlobReference
+        A str that operators take as it is.
 
     Raises
     ------
@@ -172,13 +222,26 @@ def scoped_name(name: str) -> str:
         raise BlobTypeError(f"a blob's name is a str, got {type(name).__name__} {name!r}")
     level = _names.get()
     if level is None:
-        return name
+        return BlobReference(name)
     parts = [name]
     while level is not None:
         parts.append(level.scope.prefix)
         level = None if level.scope.reset else level.outer
     parts.reverse()
-    return "".join(parts)
+    return BlobReference("".join(parts))
+
+
+def whole_name(name: str) -> str:
+    """Return the name of a blob that an operator is given: text gets the name scope before it."""
+    # Plain text in each case: a dict with a key of another type is slower for all of its keys.
+    if isinstance(name, BlobReference):
+        return str(name)
+    return name if _names.get() is None else str(scoped_name(name))
+
+
+def unscoped() -> name_scope:
+    """Return a scope in which operators take all names as they are, for those that are generated."""
+    return name_scope(None, reset=True)
 
 
 def current_device() -> str | None:

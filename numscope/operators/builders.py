@@ -1,7 +1,8 @@
 """Do, If and While as users write them: from nets, with scopes and bindings made for them.
 
 Caffe2's NetBuilder (``control_ops_util.py``) does the same. The names inside are those outside, so a net
-reads like any other; what it makes and nobody else needs stays in its own workspace.
+reads like any other; what it makes and nobody else needs stays in its own workspace. Names that are given
+here (conditions, outputs, scopes) get the name scope around, as those of operators.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from numscope.errors import OperatorError
 from numscope.operators.definition import Net, Operator, blob_names, check_nesting
 from numscope.operators.effects import effects_of_all, written_names
+from numscope.scopes import unscoped, whole_name
 
 __all__ = ["Do", "If", "While"]
 
@@ -44,8 +46,10 @@ def Do(  # noqa: N802 - named after the operator that it makes, as If and While,
     OperatorError
         The net has no name, or does not write one of the outputs.
     """
-    scope = scope or f"{_name(body)}/workspace_do"
-    return [_create_scope(scope, retain), _do(body, _outputs("Do", outputs), scope)]
+    scope = whole_name(scope or f"{_name(body)}/workspace_do")
+    wanted = _outputs("Do", outputs)
+    with unscoped():
+        return [_create_scope(scope, retain), _do(body, wanted, scope)]
 
 
 def If(  # noqa: N802 - as Do
@@ -81,27 +85,29 @@ def If(  # noqa: N802 - as Do
     OperatorError
         A net has no name, or no net writes one of the outputs.
     """
-    prefix = scope or _name(then)
+    condition = whole_name(condition)
+    prefix = whole_name(scope or _name(then))
     wanted = _outputs("If", outputs)
     made: set[str] = set()
     steps: list[Operator] = []
     nets: dict[str, Net] = {}
     branches: list[Operator] = []
-    for key, net in (("then", then), ("else", otherwise)):
-        if net is None:
-            continue
-        _name(net)
-        written = written_names(net)
-        made |= written
-        branch = _do(net, wanted & written, f"{prefix}/workspace_if_{key}")
-        steps.append(_create_scope(branch.outputs[-1], retain))
-        nets[f"{key}_net"] = Net(f"do_{net.name}", [branch])
-        branches.append(branch)
-    _check_written(f"the nets of If on {condition!r}", wanted, made)
-    inputs = _union(branch.inputs for branch in branches)
-    writes = _union(branch.outputs for branch in branches)
-    arguments: dict[str, Any] = nets
-    return [*steps, Operator("If", [condition, *inputs], writes, **arguments)]
+    with unscoped():
+        for key, net in (("then", then), ("else", otherwise)):
+            if net is None:
+                continue
+            _name(net)
+            written = written_names(net)
+            made |= written
+            branch = _do(net, wanted & written, f"{prefix}/workspace_if_{key}")
+            steps.append(_create_scope(branch.outputs[-1], retain))
+            nets[f"{key}_net"] = Net(f"do_{net.name}", [branch])
+            branches.append(branch)
+        _check_written(f"the nets of If on {condition!r}", wanted, made)
+        inputs = _union(branch.inputs for branch in branches)
+        writes = _union(branch.outputs for branch in branches)
+        arguments: dict[str, Any] = nets
+        return [*steps, Operator("If", [condition, *inputs], writes, **arguments)]
 
 
 def While(  # noqa: N802 - as Do
@@ -150,32 +156,35 @@ def While(  # noqa: N802 - as Do
     >>> [step.type for step in While("go", body)]
     ['CreateScope', 'While']
     """
-    prefix = scope or _name(body)
+    condition = whole_name(condition)
+    prefix = whole_name(scope or _name(body))
     round_scope = f"{prefix}/workspace_loop_body"
     wanted = _outputs("While", outputs)
-    steps = [_create_scope(round_scope, retain)]
     arguments: dict[str, Any] = {}
     if max_iterations is not None:
         arguments["max_iterations"] = max_iterations
     parts = []
-    if test is None:
-        _check_written(f"the body {body.name!r} of a While without a test", {condition}, written_names(body))
-        wanted.add(condition)
-    else:
-        test_scope = f"{prefix}/workspace_loop_cond"
-        # One workspace serves all rounds: nothing of the test is differentiated.
-        tester = _do(test, [condition], test_scope, reuse_workspace=True)
-        steps.append(_create_scope(test_scope, retain))
-        # It must be there when the loop is built; the test computes it before it is looked at.
-        steps.append(Operator("ConstantFill", [], [condition], dtype="bool", value=0))
-        arguments["cond_net"] = Net(f"do_{test.name}", [tester])
-        parts.append(tester)
-    rounds = _do(body, wanted, round_scope)
-    arguments["loop_net"] = Net(f"do_{body.name}", [rounds])
-    parts.insert(0, rounds)
-    inputs = _union(part.inputs for part in parts)
-    writes = _union(part.outputs for part in parts)
-    return [*steps, Operator("While", [condition, *inputs], writes, **arguments)]
+    with unscoped():
+        steps = [_create_scope(round_scope, retain)]
+        if test is None:
+            owner = f"the body {body.name!r} of a While without a test"
+            _check_written(owner, {condition}, written_names(body))
+            wanted.add(condition)
+        else:
+            test_scope = f"{prefix}/workspace_loop_cond"
+            # One workspace serves all rounds: nothing of the test is differentiated.
+            tester = _do(test, [condition], test_scope, reuse_workspace=True)
+            steps.append(_create_scope(test_scope, retain))
+            # It must be there when the loop is built; the test computes it before it is looked at.
+            steps.append(Operator("ConstantFill", [], [condition], dtype="bool", value=0))
+            arguments["cond_net"] = Net(f"do_{test.name}", [tester])
+            parts.append(tester)
+        rounds = _do(body, wanted, round_scope)
+        arguments["loop_net"] = Net(f"do_{body.name}", [rounds])
+        parts.insert(0, rounds)
+        inputs = _union(part.inputs for part in parts)
+        writes = _union(part.outputs for part in parts)
+        return [*steps, Operator("While", [condition, *inputs], writes, **arguments)]
 
 
 def _create_scope(scope: str, retain: bool) -> Operator:
@@ -195,7 +204,9 @@ def _name(net: Net) -> str:
 
 
 def _outputs(kind: str, names: Iterable[str]) -> set[str]:
-    return set(blob_names(kind, "outputs", tuple(names) if isinstance(names, Set) else names))
+    return set(
+        map(whole_name, blob_names(kind, "outputs", tuple(names) if isinstance(names, Set) else names))
+    )
 
 
 def _do(body: Net, outputs: Iterable[str], scope: str, **arguments: Any) -> Operator:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from numscope.errors import OperatorError
+from numscope.scopes import unscoped, whole_name
 
 if TYPE_CHECKING:
     from numscope.operators.program import Program
@@ -31,7 +32,8 @@ class Operator:
     type : str
         A registered operator type, such as ``"Tanh"``.
     inputs, outputs : sequence of str
-        Blob names; one name may be given as it is.
+        Blob names; one name may be given as it is. A name scope around is put before them
+        (`ns.name_scope`), but for an `ns.BlobReference`.
     name : str, optional
         A name for messages.
     is_gradient_op : bool, optional
@@ -65,8 +67,8 @@ class Operator:
         if not isinstance(type, str) or not type:
             raise OperatorError(f"an operator's type must be a non-empty text, got {type!r}")
         self.type = type
-        self.inputs = blob_names(type, "inputs", inputs)
-        self.outputs = blob_names(type, "outputs", outputs)
+        self.inputs = tuple(map(whole_name, blob_names(type, "inputs", inputs)))
+        self.outputs = tuple(map(whole_name, blob_names(type, "outputs", outputs)))
         if not isinstance(name, str):
             raise OperatorError(f"{type}: an operator's name must be text, got {name!r}")
         self.name = name
@@ -87,9 +89,10 @@ class Operator:
     def from_dict(cls, record: Mapping[str, Any]) -> Operator:
         """Make an operator from ``{"type", "input", "output", "is_gradient_op"?, "name"?, "arg"?}``.
 
-        A net inside an argument is ``{"net": {...}}``.
+        A net inside an argument is ``{"net": {...}}``. Names are whole: no name scope is put before them.
         """
-        return _operator_from_dict(record, ())
+        with unscoped():
+            return _operator_from_dict(record, ())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the operator as plain data; the inverse of :meth:`from_dict`."""
@@ -150,8 +153,12 @@ class Net:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Net:
-        """Make a net from ``{"name", "op": [...], "external_input"?, "external_output"?}``."""
-        return _net_from_dict(record, ())
+        """Make a net from ``{"name", "op": [...], "external_input"?, "external_output"?}``.
+
+        Names are whole, as in `Operator.from_dict`.
+        """
+        with unscoped():
+            return _net_from_dict(record, ())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the net as plain data; the inverse of :meth:`from_dict`."""

@@ -10,11 +10,12 @@ from numscope.operators.definition import Net, Operator, blob_names, check_nesti
 from numscope.operators.differentiation import Differentiation
 from numscope.operators.effects import effects_of_all
 from numscope.operators.registry import find_operator
+from numscope.scopes import BlobReference, unscoped
 
 __all__ = ["gradient"]
 
 
-def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict[str, str]]:
+def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict[str, BlobReference]]:
     """Generate the backward net of a net.
 
     Run it in the same workspace after each run of the net.
@@ -24,13 +25,13 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
     net : Net
         It is not changed.
     of : mapping of str to str, or iterable of str
-        What is differentiated: blob -> the name of its gradient, a blob that is filled before the backward
-        net runs (and that it never writes). For names alone these gradients are ones.
+        What is differentiated, by whole names: blob -> the name of its gradient, a blob that is filled
+        before the backward net runs (and that it never writes). For names alone these gradients are ones.
 
     Returns
     -------
     backward : Net
-    gradients : dict of str to str
+    gradients : dict of str to BlobReference
         Blob -> the blob with its gradient, normally ``x`` -> ``x_grad``. For a name that is written more
         than once, the gradient of its earliest value.
 
@@ -63,12 +64,15 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
                 f"net {net.name!r} has no blob {name!r} to differentiate; its blobs are {sorted(touched)}"
             )
     steps: list[Operator] = []
-    if isinstance(of, Mapping):
-        seeds = dict(zip(names, blob_names(owner, "names of gradients", tuple(of.values())), strict=True))
-    else:
-        seeds = {name: f"{name}_autogen_grad" for name in names}
-        steps = [
-            Operator("ConstantFill", [name], [seed], value=1.0, dtype="input") for name, seed in seeds.items()
-        ]
-    result = Differentiation(net.operators, seeds, Boundary())
-    return Net(f"{net.name}_grad", [*steps, *result.operators]), result.gradients
+    with unscoped():  # the names are those of a net that is there
+        if isinstance(of, Mapping):
+            seeds = dict(zip(names, blob_names(owner, "names of gradients", tuple(of.values())), strict=True))
+        else:
+            seeds = {name: f"{name}_autogen_grad" for name in names}
+            steps = [
+                Operator("ConstantFill", [name], [seed], value=1.0, dtype="input")
+                for name, seed in seeds.items()
+            ]
+        result = Differentiation(net.operators, seeds, Boundary())
+    gradients = {name: BlobReference(made) for name, made in result.gradients.items()}
+    return Net(f"{net.name}_grad", [*steps, *result.operators]), gradients
