@@ -7,51 +7,95 @@ These few functions serve every leaf, so a parallel kernel costs no second compi
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, types
 
 from . import cache as disk
 from .headers import C_CONTIGUOUS, DATA, FLAGS, array_size, same_shape
-from .intrinsics import call, double_of_bits, fence, load_int32, load_int64
+from .intrinsics import (
+    ask,
+    call,
+    double_of_bits,
+    fence,
+    load_float64,
+    load_int32,
+    load_int64,
+    run_team,
+    store_float64,
+    store_int64,
+)
 from .variants import BLOCK
 
 DESTINATION, SOURCE, LENGTH, PARTIAL, EXTRA = range(5)
 """Columns of a table of runs: addresses, elements, number of the first block, the variant's extra."""
 
+LEAF, TABLE, CUTS, TO, OF, MORE, ALPHA, SEED, PARTIALS, RESULTS, *TEAM = range(0, 104, 8)
+WORKERS, THREAD, THREADS = TEAM
+"""Where the words of an order are, by which all workers go: the leaf, its table of runs and where each
+worker's share begins, bytes of elements, factor and seed, where the blocks' sums and the results go;
+then the number of workers, and OpenMP's functions that tell a thread its number and the team's size."""
+
+COUNT, TARGET, ROWS, WIDTH = CUTS, PARTIALS, RESULTS, MORE
+"""Words of the order of a `scatter` that mean something else there; its table is that of indices."""
+
 _TREE = 1024  # sums side by side when the blocks' sums are added
 
 
 @njit(inline="always")
-def _walk(leaf, table, cuts, worker, sizes, alpha, seed, partials, results):
+def _walk(order, worker):
     """Call the leaf for each run of a worker's share."""
-    row, begin = cuts[worker, 0], cuts[worker, 1]
-    last_row, last_element = cuts[worker + 1, 0], cuts[worker + 1, 1]
+    leaf, table = load_int64(order + LEAF), load_int64(order + TABLE)
+    to, of, more = load_int64(order + TO), load_int64(order + OF), load_int64(order + MORE)
+    alpha, seed = load_float64(order + ALPHA), load_int64(order + SEED)
+    partials, results = load_int64(order + PARTIALS), load_int64(order + RESULTS) + 64 * worker
+    cut = load_int64(order + CUTS) + 16 * worker
+    row, begin = load_int64(cut), load_int64(cut + 8)
+    last_row, last_element = load_int64(cut + 16), load_int64(cut + 24)
     while row < last_row or (row == last_row and begin < last_element):
-        end = last_element if row == last_row else table[row, LENGTH]
+        run = table + 40 * row
+        end = last_element if row == last_row else load_int64(run + 8 * LENGTH)
         if begin < end:
             call(
                 leaf,
-                table[row, DESTINATION] + begin * sizes[0],
-                table[row, SOURCE] + begin * sizes[1],
+                load_int64(run + 8 * DESTINATION) + begin * to,
+                load_int64(run + 8 * SOURCE) + begin * of,
                 end - begin,
                 alpha,
-                table[row, EXTRA] + begin * sizes[2],
+                load_int64(run + 8 * EXTRA) + begin * more,
                 seed,
-                partials.ctypes.data + 8 * (table[row, PARTIAL] + begin // BLOCK),
-                results.ctypes.data + 64 * worker,
+                partials + 8 * (load_int64(run + 8 * PARTIAL) + begin // BLOCK),
+                results,
             )
         row += 1
         begin = 0
     fence()
+
+
+@njit(inline="always")
+def _first_and_step(order):
+    """Return this thread's place in its team, which may be smaller than was asked for, and its size."""
+    return ask(load_int64(order + THREAD)), ask(load_int64(order + THREADS))
+
+
+def walk_share(order):
+    """Do this thread's part of a `launch`."""
+    worker, threads = _first_and_step(order)
+    while worker < load_int64(order + WORKERS):
+        _walk(order, worker)
+        worker += threads
+
+
+@njit(inline="always")
+def _call_team(team, order, workers):
+    """Let a team work by an order, which is told who is in it."""
+    store_int64(order + WORKERS, workers)
+    store_int64(order + THREAD, team[1])
+    store_int64(order + THREADS, team[2])
+    run_team(team[0], team[3], order, workers)
 
 
 @njit(inline="always")
@@ -84,11 +128,13 @@ def _conclude(partials, results, doubles):
     return (total if total == total else math.nan), nonfinite, double_of_bits(bits, doubles)
 
 
-def launch(leaf, table, cuts, sizes, alpha, seed, blocks, doubles):
-    """Run a leaf over a table, on this thread.
+def launch(team, leaf, table, cuts, sizes, alpha, seed, blocks, doubles):
+    """Run a leaf over a table, on this thread or on one for each worker.
 
     Parameters
     ----------
+    team : int64 array, shape (4,)
+        What `threads.team` returned for `walk_share`; not used for one worker.
     leaf : int
         Address of the leaf.
     table : int64 array, shape (runs, 5)
@@ -108,23 +154,28 @@ def launch(leaf, table, cuts, sizes, alpha, seed, blocks, doubles):
     tuple of float, int, float
         Sum of squares, nonfinite elements, largest magnitude.
     """
+    workers = len(cuts) - 1
     partials = np.empty(blocks)
-    results = np.zeros((len(cuts) - 1, 8), np.int64)  # nonfinite and magnitude, a cache line a worker
-    for worker in range(len(cuts) - 1):
-        _walk(leaf, table, cuts, worker, sizes, alpha, seed, partials, results)
-    return _conclude(partials, results, doubles)
+    lines = np.zeros((workers + 2, 8), np.int64)  # the order in two, then a cache line for each worker
+    order = lines.ctypes.data
+    store_int64(order + LEAF, leaf)
+    store_int64(order + TABLE, table.ctypes.data)
+    store_int64(order + CUTS, cuts.ctypes.data)
+    store_int64(order + TO, sizes[0])
+    store_int64(order + OF, sizes[1])
+    store_int64(order + MORE, sizes[2])
+    store_float64(order + ALPHA, alpha)
+    store_int64(order + SEED, seed)
+    store_int64(order + PARTIALS, partials.ctypes.data)
+    store_int64(order + RESULTS, order + 128)
+    if workers == 1:
+        _walk(order, 0)
+    else:
+        _call_team(team, order, workers)
+    return _conclude(partials, lines[2:], doubles)
 
 
-def launch_parallel(leaf, table, cuts, sizes, alpha, seed, blocks, doubles):
-    """Do what `launch` does with one thread for each worker."""
-    partials = np.empty(blocks)
-    results = np.zeros((len(cuts) - 1, 8), np.int64)
-    for worker in prange(len(cuts) - 1):
-        _walk(leaf, table, cuts, worker, sizes, alpha, seed, partials, results)
-    return _conclude(partials, results, doubles)
-
-
-LEAF, TO_SIZE, OF_SIZE, UNITS, LONGEST, REQUIRED, DOUBLES = range(0, 56, 8)
+CODE, TO_SIZE, OF_SIZE, UNITS, LONGEST, REQUIRED, DOUBLES = range(0, 56, 8)
 """Where a `Single`'s numbers are in the memory it passes: the leaf's address, bytes of an element of
 destination and source, what the leaf counts to an element, the most elements, the flags that the
 destination must have, whether the leaf computes in float64."""
@@ -170,7 +221,7 @@ def launch_arrays(numbers, target, source, alpha):
     units = array_size(target) * load_int64(numbers + UNITS)
     if units > 0:
         to, of = load_int64(target + DATA), load_int64(source + DATA)
-        call(load_int64(numbers + LEAF), to, of, units, alpha, 0, 0, 0, 0)
+        call(load_int64(numbers + CODE), to, of, units, alpha, 0, 0, 0, 0)
     return True
 
 
@@ -183,7 +234,7 @@ def measure_arrays(numbers, target, source, alpha):
     results = np.zeros((1, 8), np.int64)
     if count > 0:
         to, of = load_int64(target + DATA), load_int64(source + DATA)
-        leaf = load_int64(numbers + LEAF)
+        leaf = load_int64(numbers + CODE)
         call(leaf, to, of, count, alpha, 0, 0, partials.ctypes.data, results.ctypes.data)
     doubles = load_int64(numbers + DOUBLES) != 0
     total, nonfinite, largest = _conclude(partials, results, doubles)
@@ -191,37 +242,58 @@ def measure_arrays(numbers, target, source, alpha):
 
 
 @njit(inline="always")
-def _scatter_share(leaf, destination, rows, indices, width, sizes, alpha, worker, workers):
-    for number in range(len(indices)):
-        index = indices[number]
+def _scatter(order, worker, workers):
+    """Add the rows of one worker's destinations."""
+    leaf, indices, alpha = load_int64(order + LEAF), load_int64(order + TABLE), load_float64(order + ALPHA)
+    destination, rows = load_int64(order + TARGET), load_int64(order + ROWS)
+    to, of, width = load_int64(order + TO), load_int64(order + OF), load_int64(order + WIDTH)
+    for number in range(load_int64(order + COUNT)):
+        index = load_int64(indices + 8 * number)
         if index % workers == worker:
-            to = destination + index * width * sizes[0]
-            call(leaf, to, rows + number * width * sizes[1], width, alpha, 0, 0, 0, 0)
+            call(leaf, destination + index * to, rows + number * of, width, alpha, 0, 0, 0, 0)
 
 
-def scatter(leaf, destination, rows, indices, width, sizes, alpha, workers):
+def scatter_share(order):
+    """Do this thread's part of a `scatter`."""
+    worker, threads = _first_and_step(order)
+    while worker < load_int64(order + WORKERS):
+        _scatter(order, worker, load_int64(order + WORKERS))
+        worker += threads
+
+
+def scatter(team, leaf, destination, rows, indices, width, sizes, alpha, workers):
     """Add rows at their indices, each destination's in the order of `indices`.
 
     Worker ``w`` has the destinations whose index is ``w`` modulo the workers; so the order, and every
     bit, is the same for any number of them.
     """
-    for worker in range(workers):
-        _scatter_share(leaf, destination, rows, indices, width, sizes, alpha, worker, workers)
-
-
-def scatter_parallel(leaf, destination, rows, indices, width, sizes, alpha, workers):
-    """Do what `scatter` does with one thread for each worker."""
-    for worker in prange(workers):
-        _scatter_share(leaf, destination, rows, indices, width, sizes, alpha, worker, workers)
+    lines = np.zeros((2, 8), np.int64)
+    order = lines.ctypes.data
+    store_int64(order + LEAF, leaf)
+    store_int64(order + TABLE, indices.ctypes.data)
+    store_int64(order + COUNT, len(indices))
+    store_int64(order + TARGET, destination)
+    store_int64(order + ROWS, rows)
+    store_int64(order + WIDTH, width)
+    store_int64(order + TO, width * sizes[0])
+    store_int64(order + OF, width * sizes[1])
+    store_float64(order + ALPHA, alpha)
+    if workers == 1:
+        _scatter(order, 0, 1)
+    else:
+        _call_team(team, order, workers)
+    lines[0, 0] = 0  # used to the end, so that it lives to it
 
 
 _TABLE = types.Array(types.int64, 2, "C")
 _FOUND = (types.float64, types.int64, types.float64)
+_NUMBERS = types.Array(types.int64, 1, "C")
 _LAUNCH = types.Tuple(_FOUND)(
+    _NUMBERS,
     types.int64,
     _TABLE,
     _TABLE,
-    types.Array(types.int64, 1, "C"),
+    _NUMBERS,
     types.float64,
     types.int64,
     types.int64,
@@ -229,8 +301,9 @@ _LAUNCH = types.Tuple(_FOUND)(
 )
 _ARRAYS = (*[types.int64] * 3, types.float64)
 _SCATTER = types.void(
+    _NUMBERS,
     *[types.int64] * 3,
-    types.Array(types.int64, 1, "C"),
+    _NUMBERS,
     types.int64,
     types.UniTuple(types.int64, 3),
     types.float64,
@@ -238,74 +311,19 @@ _SCATTER = types.void(
 )
 _SIGNATURES = {
     launch: _LAUNCH,
-    launch_parallel: _LAUNCH,
     launch_arrays: types.boolean(*_ARRAYS),
     measure_arrays: types.Tuple((types.boolean, *_FOUND))(*_ARRAYS),
     scatter: _SCATTER,
-    scatter_parallel: _SCATTER,
 }
 
 
 @cache
 def compiled(function: Any) -> Any:
     """Compile one of the launches, or load it from the disk cache."""
-    parallel = function in (launch_parallel, scatter_parallel)
-    signature, name = _SIGNATURES[function], function.__name__
-    return disk.compiled(function, signature, name, nogil=True, parallel=parallel)
-
-
-@contextmanager
-def _brief_spinning() -> Iterator[None]:
-    """Let OpenMP's threads, while it is loaded, read that they wait for one another by sleeping soon.
-
-    By default libgomp's spin for milliseconds, and on a core that another process wants the one waited
-    for does not come to run: with two busy processes beside it on two cores, a kernel of 25 us took
-    32 ms. With 1,000 turns it takes 0.15 ms then, and 1 us more on an idle machine; sleeping at once
-    costs 30 us more there. What the user said for himself stays.
-    """
-    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = "1000"
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
+    return disk.compiled(function, _SIGNATURES[function], function.__name__, nogil=True)
 
 
 @cache
-def has_openmp() -> bool:
-    """Tell whether Numba's threads are OpenMP's, starting them where none were.
-
-    Its other layers lose: ``workqueue`` needs 55 to 80 us for a launch, ``tbb`` gave no gain below
-    1 ms. Where another layer runs already, or was asked for, the kernels stay on one thread.
-    """
-    try:
-        with _brief_spinning():
-            importlib.import_module("numba.np.ufunc.omppool")
-    except ImportError:
-        return False
-    try:
-        return bool(numba.threading_layer() == "omp")
-    except ValueError:  # none was started yet
-        wanted = numba.config.THREADING_LAYER
-    if wanted not in ("default", "omp"):
-        return False
-    numba.config.THREADING_LAYER = "omp"
-    try:
-        numba.get_num_threads()  # starts the layer
-        return bool(numba.threading_layer() == "omp")
-    finally:
-        numba.config.THREADING_LAYER = wanted
-
-
-def run_parallel(function: Any, workers: int, *arguments: Any) -> Any:
-    """Call a parallel launch with as many of Numba's threads as there are workers."""
-    before = numba.get_num_threads()
-    if workers == before:
-        return compiled(function)(*arguments)
-    numba.set_num_threads(workers)
-    try:
-        return compiled(function)(*arguments)
-    finally:
-        numba.set_num_threads(before)
+def share(function: Any) -> int:
+    """Return the address of what each thread of a team does."""
+    return disk.address(function, (types.int64,), function.__name__)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from . import dispatch, leaves
 from .headers import C_CONTIGUOUS, WRITEABLE
-from .machine import get_num_threads
+from .machine import get_num_threads, processors
 from .plan import Plan, Stats, count_launch
+from .threads import has_openmp, team
 from .variants import BLOCK, Variant
 
 _SHARE = 512 << 10
@@ -25,8 +25,12 @@ _LEAVES = {"zero": leaves.zero, "copy": leaves.copy, "blend": leaves.blend}
 
 def _workers(touched: int) -> int:
     """Return on how many threads to run a kernel that touches so many bytes."""
-    workers = min(get_num_threads(), int(numba.config.NUMBA_NUM_THREADS), touched // _SHARE)
-    return workers if workers > 1 and dispatch.has_openmp() else 1
+    workers = min(get_num_threads(), processors(), touched // _SHARE)
+    return workers if workers > 1 and has_openmp() else 1
+
+
+def _team(share: Callable[[int], None], workers: int) -> NDArray[np.int64]:
+    return team(dispatch.share(share) if workers > 1 else None)
 
 
 class Prepared:
@@ -41,7 +45,6 @@ class Prepared:
         "_plan",
         "_table",
         "_threads",
-        "_workers",
     )
 
     def __init__(self, plan: Plan):
@@ -72,9 +75,7 @@ class Prepared:
         variant = plan.variant
         self._threads = get_num_threads()
         written = plan.destination.nbytes * (variant.write + variant.add)
-        self._workers = workers = _workers(
-            written + plan.source.nbytes * ((plan.kernel != "zero") + variant.zero_source)
-        )
+        workers = _workers(written + plan.source.nbytes * ((plan.kernel != "zero") + variant.zero_source))
         cuts = np.zeros((workers + 1, 2), np.int64)
         cuts[workers, 0] = len(table)
         lengths = table[:, dispatch.LENGTH]
@@ -86,7 +87,7 @@ class Prepared:
             inside = target - int(ends[row] - lengths[row])
             cuts[worker] = row, inside // unit * unit
         sizes = (plan.destination.dtype.itemsize, plan.source.dtype.itemsize, variant.extra_size)
-        self._arguments = self._leaf, table, cuts, np.array(sizes)
+        self._arguments = _team(dispatch.walk_share, workers), self._leaf, table, cuts, np.array(sizes)
         self._launch = dispatch.compiled(dispatch.launch)
 
     def __call__(self, alpha: float = 1.0, seed: int = 0) -> Stats | None:
@@ -94,11 +95,7 @@ class Prepared:
         if self._threads != get_num_threads():
             self._cut()
         count_launch()
-        rest = (float(alpha), seed, self._blocks, self._doubles)
-        if self._workers == 1:
-            found = self._launch(*self._arguments, *rest)
-        else:
-            found = dispatch.run_parallel(dispatch.launch_parallel, self._workers, *self._arguments, *rest)
+        found = self._launch(*self._arguments, float(alpha), seed, self._blocks, self._doubles)
         return _found(self._plan.variant, *found)
 
 
@@ -176,12 +173,10 @@ def scatter_add(
     sizes = (dst.itemsize, rows.itemsize, 0)
     workers = _workers(2 * rows.size * dst.itemsize + rows.nbytes)
     addresses = (array.__array_interface__["data"][0] for array in (dst, rows))
-    arguments = (address, *addresses, indices, width, sizes, alpha, workers)
+    everybody = _team(dispatch.scatter_share, workers)
     count_launch()
-    if workers == 1:
-        dispatch.compiled(dispatch.scatter)(*arguments)
-    else:
-        dispatch.run_parallel(dispatch.scatter_parallel, workers, *arguments)
+    scatter = dispatch.compiled(dispatch.scatter)
+    scatter(everybody, address, *addresses, indices, width, sizes, alpha, workers)
 
 
 @cache
@@ -189,8 +184,7 @@ def warmup() -> None:
     """Compile the launches and the variants that a gradient accumulator uses."""
     for launch in (dispatch.launch, dispatch.launch_arrays, dispatch.measure_arrays):
         dispatch.compiled(launch)
-    if _workers(1 << 40) > 1:
-        dispatch.compiled(dispatch.launch_parallel)
+    dispatch.share(dispatch.walk_share)
     plain = Variant("float32", "float32")
     for kernel, streaming in (("zero", False), ("zero", True), ("copy", False), ("copy", True)):
         leaves.leaf(_LEAVES[kernel], plain.with_streaming(streaming))

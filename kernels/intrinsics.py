@@ -366,6 +366,16 @@ def load_int64(typing_context, address):
 
 
 @intrinsic
+def load_float64(typing_context, address):
+    """Load the float64 at an address."""
+
+    def generate(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], F64.as_pointer()), align=8)
+
+    return types.float64(types.int64), generate
+
+
+@intrinsic
 def load_int32(typing_context, address):
     """Load the int32 at an address, as an int64."""
 
@@ -384,6 +394,17 @@ def store_int64(typing_context, address, value):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def store_float64(typing_context, address, value):
+    """Store a float64 at an address."""
+
+    def generate(context, builder, signature, args):
+        builder.store(args[1], builder.inttoptr(args[0], F64.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), generate
 
 
 @intrinsic
@@ -428,3 +449,34 @@ def call(typing_context, leaf, destination, source, count, alpha, extra, seed, p
         return context.get_dummy_value()
 
     return types.void(types.int64, *LEAF.args), generate
+
+
+@intrinsic
+def ask(typing_context, function):
+    """Call a C function without arguments that returns an int, by its address."""
+
+    def generate(context, builder, signature, args):
+        kind = ir.FunctionType(I32, [])
+        return builder.sext(builder.call(builder.inttoptr(args[0], kind.as_pointer()), []), I64)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def run_team(typing_context, parallel, work, order, threads):
+    """Let a team of threads call ``work(order)``, by OpenMP's entry for compilers, and wait for them."""
+
+    def generate(context, builder, signature, args):
+        parallel, work, order, threads = args
+        task = ir.FunctionType(ir.VoidType(), [I64])  # a pointer and an int64 are passed alike
+        kind = ir.FunctionType(ir.VoidType(), [task.as_pointer(), I64, I32, I32])
+        arguments = [
+            builder.inttoptr(work, task.as_pointer()),
+            order,
+            builder.trunc(threads, I32),
+            ir.Constant(I32, 0),
+        ]
+        builder.call(builder.inttoptr(parallel, kind.as_pointer()), arguments)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate

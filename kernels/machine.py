@@ -6,11 +6,12 @@ import os
 from functools import cache
 from pathlib import Path
 
-__all__ = ["get_num_threads", "last_level_cache", "set_num_threads"]
+__all__ = ["get_num_threads", "last_level_cache", "processors", "set_num_threads"]
 
 
-def _available() -> int:
-    """Count the processors this process may run on."""
+@cache
+def processors() -> int:
+    """Return how many processors this process may run on, as it is when it is first asked."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
@@ -27,7 +28,7 @@ def _initial() -> int:
             )
         return int(own)
     shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(shared) if shared.isdecimal() and int(shared) > 0 else _available()
+    return int(shared) if shared.isdecimal() and int(shared) > 0 else processors()
 
 
 class _Threads:
