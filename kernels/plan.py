@@ -83,7 +83,8 @@ class Plan:
         ``"zero"`` and ``"copy"`` move bytes; ``"blend"`` computes.
     variant : Variant
     destination, source : Pieces
-        As many pieces of equal lengths; of bytes for the kernels that move bytes.
+        As many pieces of equal lengths; of bytes for the kernels that move bytes. Neighbours that were
+        given apart may be one piece here.
     extra : int64 array, shape (pieces,), optional
         What else the variant needs of each piece: where its second plane begins, or the number of
         its first element.
@@ -230,7 +231,7 @@ def make_plan(
         if nontemporal is None:
             nontemporal = dst.nbytes >= machine.last_level_cache()
         plan = replace(plan, variant=plan.variant.with_streaming(nontemporal))
-    return plan
+    return _joined(plan)
 
 
 def _check_matching(dst: Pieces, src: Pieces) -> None:
@@ -283,6 +284,20 @@ def _plan(
         zero_source=zero_source,
     )
     return Plan("blend", variant, dst, src)
+
+
+def _joined(plan: Plan) -> Plan:
+    """Make one piece of pieces that follow one another on both sides, where it counts for nobody."""
+    dst, src = plan.destination, plan.source
+    if plan.variant.measure or plan.extra is not None:  # blocks and random numbers begin with a piece
+        return plan
+    follows = (dst.ends[:-1] == dst.addresses[1:]) & (src.ends[:-1] == src.addresses[1:])
+    if not follows.any():
+        return plan
+    first = np.flatnonzero(np.concatenate([np.ones(1, bool), ~follows]))
+    lengths = np.add.reduceat(dst.lengths, first)
+    dst, src = (Pieces(side.addresses[first], lengths, side.dtype, side.device) for side in (dst, src))
+    return replace(plan, destination=dst, source=src)
 
 
 def _rounded(plan: Plan, operation: str, rounding: str, remainder: Pieces | None) -> Plan:

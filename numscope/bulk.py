@@ -233,15 +233,14 @@ def _merging(
 def _merging_group(group: list[tuple[Blob, Blob]], how: Merging, unscaled: bool) -> list[kernels.Prepared]:
     source_dtype, target_dtype = (blob._value.dtype for blob in group[0])
     can_clear = source_dtype.name in _COMPUTED and target_dtype.name in _COMPUTED
+    # Of one dtype, both sides are padded alike, and neighbours with the padding between them are one piece
+    # to the kernels. What is added in the padding is nobody's.
+    padded = source_dtype == target_dtype
+    group = sorted(group, key=lambda pair: _address(pair[1]))
+    sources, targets = (_pieces(side, padded=padded) for side in zip(*group, strict=True))
     if not how.adds and unscaled and not (how.clears and can_clear):
-        if source_dtype == target_dtype:
-            # Both sides are padded alike: whole multiples of 256 bytes have no tails.
-            sources, targets = (_pieces(side, _BYTES) for side in zip(*group, strict=True))
-        else:
-            sources, targets = (_pieces(side) for side in zip(*group, strict=True))
         copying = kernels.prepare("copy", targets, sources)
         return [copying, *(_zeroing(source for source, _ in group) if how.clears else [])]
-    sources, targets = (_pieces(side) for side in zip(*group, strict=True))
     beta = 1.0 if how.adds else 0.0
     return [kernels.prepare("accumulate", targets, sources, beta=beta, zero_source=how.clears)]
 
@@ -273,13 +272,12 @@ def _target(workspace: Workspace, other: Workspace, name: str, source: Blob) -> 
     return target
 
 
-def _pieces(blobs: Iterable[Blob], dtype: np.dtype[Any] | None = None) -> kernels.Pieces:
-    """Return where tensors lie: their elements, or all their bytes with the padding for dtype uint8."""
+def _pieces(blobs: Iterable[Blob], *, padded: bool = False) -> kernels.Pieces:
+    """Return where tensors lie, with or without the padding behind each."""
     placed = list(blobs)
-    lengths = [_padded(b) if dtype is not None else b._value.size for b in placed]
-    return kernels.Pieces(
-        [_address(b) for b in placed], lengths, dtype or placed[0]._value.dtype, _device(placed[0])
-    )
+    dtype = placed[0]._value.dtype
+    lengths = [_padded(b) // dtype.itemsize if padded else b._value.size for b in placed]
+    return kernels.Pieces([_address(b) for b in placed], lengths, dtype, _device(placed[0]))
 
 
 def _has_memory(blob: Blob) -> bool:

@@ -98,6 +98,19 @@ def test_merge_adds_scales_and_clears(pair):
     assert (a["x"] == 2).all()
 
 
+def test_what_lies_between_chosen_blobs_stays(arena):
+    a, b = ns.Workspace(arena=arena), ns.Workspace(arena=arena)
+    names = [f"x{i}" for i in range(40)]
+    for ws, value in ((a, 2), (b, 10)):
+        for name in names:
+            ws.full(name, 64 if len(name) == 2 else 7, value)  # with padding behind it and without
+    chosen = names[3:10] + names[11:20] + names[30:31]
+    a.merge_into(b, names=reversed(chosen), clear=True)
+    for name in names:
+        assert (a[name] == (0 if name in chosen else 2)).all()
+        assert (b[name] == (12 if name in chosen else 10)).all()
+
+
 @pytest.mark.parametrize(("source", "target"), [("float32", "float8_e4m3fn"), ("float8_e5m2", "bfloat16")])
 def test_stored_floats_are_cast_and_cleared(arena, source, target):
     a, b = ns.Workspace(arena=arena), ns.Workspace(arena=arena)

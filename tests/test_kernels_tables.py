@@ -8,25 +8,26 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numscope.kernels import Pieces, headers, prepare
+from numscope.kernels import Pieces, headers, plan, prepare
 
 from numscope import kernels
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 GAP = 40  # bytes between pieces, never to be written
+gaps = st.sampled_from([0, GAP])  # without one, pieces may follow one another
 
 tables = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 15)), min_size=0, max_size=30)
 
 
-def lay_out(table, dtype, rng):
+def lay_out(table, dtype, rng, gap=GAP):
     """Place pieces in one block of memory at odd distances; return it and views of the pieces."""
-    size = sum(n * dtype.itemsize + GAP + shift * dtype.itemsize for n, shift in table) + GAP
+    size = sum(n * dtype.itemsize + gap + shift * dtype.itemsize for n, shift in table) + 2 * GAP
     memory = rng.integers(0, 256, size).astype(np.uint8)
     views, at = [], GAP
     for length, shift in table:
         at += shift * dtype.itemsize
         views.append(memory[at : at + length * dtype.itemsize].view(dtype))
-        at += length * dtype.itemsize + GAP
+        at += length * dtype.itemsize + gap
     for view in views:
         view[...] = reference.values(rng, len(view), dtype, special=False)
     return memory, views
@@ -39,12 +40,13 @@ def lay_out(table, dtype, rng):
     st.sampled_from(["f4", BFLOAT16]),
     st.sampled_from([0, 1]),
     st.integers(1, 3),
+    gaps,
     st.integers(0, 2**32),
 )
-def test_any_table_is_right_and_nothing_else_is_touched(table, to, of, beta, threads, seed):
+def test_any_table_is_right_and_nothing_else_is_touched(table, to, of, beta, threads, gap, seed):
     rng = np.random.default_rng(seed)
-    memory, targets = lay_out(table, np.dtype(to), rng)
-    origin, sources = lay_out(table, np.dtype(of), rng)
+    memory, targets = lay_out(table, np.dtype(to), rng, gap)
+    origin, sources = lay_out(table, np.dtype(of), rng, gap)
     expected = memory.copy()
     for target, source in zip(targets, sources, strict=True):
         start = target.ctypes.data - memory.ctypes.data
@@ -156,3 +158,29 @@ def test_more_than_two_to_the_31_elements():
     assert kernels.stats(memory) == (200, 0, 2)
     last = Pieces([memory.ctypes.data], [count], "f2")
     assert prepare("stats", last)() == (200, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("operation", "options", "expected"),
+    [
+        ("zero", {}, [30, 40]),
+        ("scale", {}, [30, 40]),
+        ("accumulate", {}, [30, 40]),
+        ("accumulate", {"zero_source": True}, [30, 40]),
+        ("accumulate", {"stats": "norm"}, [10, 20, 40]),
+        ("stats", {}, [10, 20, 40]),
+        ("accumulate", {"rounding": "stochastic"}, [10, 20, 40]),
+    ],
+)
+def test_neighbours_are_one_piece_where_it_counts_for_nobody(operation, options, expected):
+    to = np.zeros(200, BFLOAT16 if "rounding" in options else "f4")
+    of = np.zeros(200, "f4")
+    lengths = [10, 20, 40]
+    target = Pieces.of([to[:10], to[10:30], to[31:71]])
+    source = Pieces.of([of[100:110], of[110:130], of[130:170]]) if operation == "accumulate" else None
+    made = plan.make_plan(operation, target, source, **options)
+    unit = made.destination.dtype.itemsize
+    factor = to.itemsize // unit if operation == "zero" else 1
+    assert (made.destination.lengths / factor).tolist() == expected
+    assert made.source.addresses[-1] == (target if source is None else source).addresses[-1]
+    assert target.lengths.tolist() == lengths, "what was given is as it was"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import os
 import platform
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from numscope import kernels
+from numscope.arena import Arena
 from numscope.benchmark.arguments import add_arguments
 from numscope.benchmark.compiled import compiler, forget
 from numscope.benchmark.limits import LIMITS, build, limits
@@ -31,6 +33,7 @@ from numscope.benchmark.sets import SETS
 from numscope.benchmark.slabs import HAS_TORCH, Slabs
 from numscope.benchmark.timing import interleave
 from numscope.inventory import describe_processor
+from numscope.workspace import Workspace
 
 __all__ = ["add_arguments", "execute", "main", "run"]
 
@@ -191,12 +194,13 @@ def small_costs() -> dict[str, float]:
         "copy, one array of 100": lambda: kernels.copy(x, y),
     }
     total = 8_000_000
-    memory = np.ones((2, total), np.float32)
+    arena = Arena(3 * 2 * (4 * total + (4 << 20)))
     for blobs in (1, 100, 10_000):
-        each = total // blobs
-        starts = 4 * each * np.arange(blobs) + memory.ctypes.data
-        pieces = [kernels.Pieces(starts + 4 * total * side, [each] * blobs, "float32") for side in (0, 1)]
-        costs[f"accumulate, {total:,} elements in {blobs:,} blobs"] = kernels.prepare("accumulate", *pieces)
+        shapes = {f"x{i}": (total // blobs, "float32") for i in range(blobs)}
+        ours, other = Workspace(arena=arena), Workspace(arena=arena)
+        for array in (*ours.allocate(shapes).values(), *other.allocate(shapes).values()):
+            array[...] = 1
+        costs[f"merge_into, {total:,} float32, blobs: {blobs:,}"] = functools.partial(ours.merge_into, other)
     return {name: sample.median for name, sample in interleave(costs, rounds=15, shortest=2e-3).items()}
 
 
