@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from numscope.device import Device, Memory, resolve_device
 from numscope.errors import ArenaExhausted, DeviceUnavailableError
 from numscope.ranges import Ranges
-from numscope.segments import BlobReference, Place, Segment, SegmentReference, align
+from numscope.segments import ArrayReference, Place, Segment, SegmentReference, align
 from numscope.sizes import format_size, parse_size
 
 __all__ = ["Arena", "ArenaStats", "Holding"]
@@ -119,9 +119,9 @@ class Arena:
         self._free = Ranges()
         self._free.add(0, nbytes)
         self._lock = threading.RLock()  # re-entrant: collecting garbage under it may run anything
-        self._returned: deque[SegmentReference | BlobReference] = deque()
+        self._returned: deque[SegmentReference | ArrayReference] = deque()
         self._segments: dict[int, SegmentReference] = {}  # by id: arrays have no hash
-        self._removed: dict[int, BlobReference] = {}
+        self._removed: dict[int, ArrayReference] = {}
         self._owners: weakref.WeakSet[Any] = weakref.WeakSet()
         self._peak = 0
         self._taken = 0

@@ -11,7 +11,7 @@ import numpy as np
 from numscope.arena import Arena
 from numscope.device import Device
 from numscope.errors import DeviceUnavailableError
-from numscope.segments import BlobReference, Place, Segment, align
+from numscope.segments import ArrayReference, Place, Segment, align
 
 __all__ = ["Region"]
 
@@ -142,7 +142,7 @@ class Region:
             self._watch(array, name, Place(None, 0, 0), keep=False)
 
     def _watch(self, array: Any, name: str, place: Place, keep: bool) -> None:
-        reference = BlobReference(array, self.arena._returned.append)
+        reference = ArrayReference(array, self.arena._returned.append)
         reference.place = place
         reference.keep = keep
         reference.name = name

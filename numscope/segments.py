@@ -8,7 +8,7 @@ from typing import Any
 
 from numscope.ranges import Ranges
 
-__all__ = ["ALIGNMENT", "BlobReference", "Place", "Segment", "SegmentReference", "align"]
+__all__ = ["ALIGNMENT", "ArrayReference", "Place", "Segment", "SegmentReference", "align"]
 
 ALIGNMENT = 256  # bytes: a multiple of a GPU's memory transactions, of cache lines and of AVX-512 registers
 
@@ -26,7 +26,7 @@ class SegmentReference(weakref.ref[Any]):
     segment: weakref.ref[Segment]  # dead once its region has given it up
 
 
-class BlobReference(weakref.ref[Any]):
+class ArrayReference(weakref.ref[Any]):
     """Watches the array of a blob that is gone, whose bytes are wanted back."""
 
     __slots__ = ("keep", "name", "place")

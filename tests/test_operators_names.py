@@ -1,6 +1,9 @@
 """Names of operators inside name scopes: Caffe2's rules for texts and for references."""
 
+import gzip
+import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +41,23 @@ def test_texts_get_the_scope_and_references_do_not():
     assert step.name == "n"
     assert {type(name) for name in (*step.inputs, *step.outputs, *inner.outputs)} == {str}
     assert names_of([ns.Operator("Copy", "x", "y")]) == [("Copy", ["x"], ["y"])]
+
+
+def test_names_are_those_that_caffe2_recorded():
+    with gzip.open(Path(__file__).parent / "data" / "operator_traces.json.gz", "rt") as file:
+        traces = {trace["name"]: trace for trace in json.load(file)["traces"]}
+    recorded = [entry for entry in traces["name_scopes"]["steps"][0]["names"] if isinstance(entry, list)]
+    with ns.name_scope("a"):
+        copying = ns.Operator("Copy", "in", "out")
+        to_reference = ns.Operator("Copy", "in", scoped_name("out"))
+    reference = ns.BlobReference("a/b/c")
+    made = [
+        ["Copy in->out", list(copying.inputs), list(copying.outputs)],
+        ["Copy in->ScopedBlobReference", list(to_reference.outputs)],
+        ["GetNameScope/Unscoped", *(reference.name_scope, reference.unscoped_name)],
+    ]
+    made[2] += [reference + "_x", "p_" + reference]
+    assert [entry for entry in recorded if entry[0] in {first for first, *_ in made}] == made
 
 
 def test_a_reference_is_text_in_two_parts():
