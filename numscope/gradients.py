@@ -226,7 +226,9 @@ class GradientAccumulator(Mapping[str, Any]):
             addition = slab.addition(grads, zero_source=zero_source, allow_missing=allow_missing)
             finite = addition.is_finite(slab.gates) if skip_nonfinite else True
             added = finite if weight != 0 and math.isfinite(weight) else False
-            if added is not False:
+            if added is False:
+                slab.pass_over()
+            else:
                 slab.add(addition, weight if self._reduction == "mean" else 1.0, added)
             if zero_source:
                 addition.zero(added)

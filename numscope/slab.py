@@ -28,6 +28,10 @@ Call = Callable[..., Any]
 
 _AS_IT_IS = nullcontext()
 
+_SEEDS = 64
+"""How many seeds a micro-batch has for itself, at least as many as there are pairs of dtypes. One that is
+left out has them as well: a card decides that when the host has long counted on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Addition:
@@ -322,10 +326,15 @@ class Slab:
             names.setdefault(dtype.name, []).append(name)
         return {kind: self.workspace.flat(group) for kind, group in names.items()}
 
+    def pass_over(self) -> None:
+        """Count a micro-batch that is left out, as `add` does where a device decides that."""
+        self._seed += _SEEDS
+
     def _run(self, calls: list[Call], factor: float, *gate: Any) -> None:
-        for call in calls:
-            self._seed += 1  # other random bits each time; unused but for stochastic rounding
-            call(factor, self._seed, *gate)
+        """Run calls with random bits of their own, which only stochastic rounding uses."""
+        for number, call in enumerate(calls):
+            call(factor, self._seed + number, *gate)
+        self._seed += _SEEDS
 
     def _zeroing(self, names: list[str]) -> list[Call]:
         """Return the calls that make zeros of some sums, which are mostly those of the time before."""

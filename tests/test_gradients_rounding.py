@@ -59,6 +59,28 @@ def test_stochastic_sums_depend_on_the_seed_alone():
     assert run(0, 1) != run(1, 1)
 
 
+def test_a_batch_that_is_left_out_takes_its_random_numbers_with_it(device):
+    rng = np.random.default_rng(1)
+    grads = ns.Workspace(device=device)
+    for name in ("first", "last"):
+        grads[name] = rng.normal(size=5000).astype("f4")
+
+    def run(*between):
+        acc = ns.GradientAccumulator({"x": (5000, "bfloat16")}, rounding="stochastic", device=device)
+        acc.add({"x": grads["first"]})
+        for value, options in between:
+            acc.add({"x": grads.full("between", 5000, value)}, **options)
+        acc.add({"x": grads["last"]})
+        sums = ns.Workspace(device=device)
+        sums["x"] = acc["x"]
+        return sums.fetch("x").tobytes()
+
+    without = run()
+    skipped = run((np.nan, {"skip_nonfinite": True}))
+    assert skipped == run((1.0, {"weight": 0}))
+    assert skipped != without
+
+
 @pytest.mark.parametrize("defer", [False, True])
 def test_compensated_sums_keep_their_rest_to_the_end(defer):
     rng = np.random.default_rng(0)
