@@ -80,8 +80,11 @@ def operations(slabs: Slabs, compiled: str = "none") -> list[Operation]:
 
 
 def _prepared(slabs: Slabs, operation: str, dst: str, src: str | None = None, **options: Any) -> Any:
-    source = None if src is None else slabs.pieces[src]
-    return kernels.prepare(operation, slabs.pieces[dst], source, **options)
+    """Prepare our kernel as bulk work on workspaces does: of one dtype, blobs go with their padding."""
+    is_alike = slabs.flat[dst].dtype == slabs.flat[src or dst].dtype
+    is_measured = operation == "stats" or "stats" in options
+    places = slabs.padded if is_alike and not is_measured else slabs.pieces
+    return kernels.prepare(operation, places[dst], None if src is None else places[src], **options)
 
 
 def _norm(found: Any) -> float:

@@ -27,8 +27,9 @@ class Slabs:
     """An accumulator ``a``, gradients ``g`` (also as bfloat16 ``b`` and float16 ``h``), a temporary ``t``.
 
     For each there are the arrays (``arrays["a"]``), the flat slab they lie in (``flat["a"]``), their
-    pieces, and the same as PyTorch tensors. They are blobs of one workspace; all values are random,
-    because memory of zeros is faster to write on some processors.
+    pieces, without and with the padding behind each (``padded``), and the same as PyTorch tensors. They
+    are blobs of one workspace; all values are random, because memory of zeros is faster to write on some
+    processors.
     """
 
     def __init__(self, shapes: list[Shape]):
@@ -47,6 +48,10 @@ class Slabs:
         }
         self._ends = [(start, start + size) for _, start, size in places]
         self.pieces = {name: kernels.Pieces.of(arrays) for name, arrays in self.arrays.items()}
+        room = np.diff(starts)
+        self.padded = {
+            name: kernels.Pieces(pieces.addresses, room, pieces.dtype) for name, pieces in self.pieces.items()
+        }
         self.tensors: dict[str, list[Any]] = {}
         self.flat_tensors: dict[str, Any] = {}
         draw = np.random.default_rng(0)
