@@ -117,6 +117,23 @@ def test_a_blob_that_may_never_be_made(arena, name, of, rounds):
         np.testing.assert_allclose(ws.fetch(gradients[key]), expected, rtol=1e-6, atol=1e-6, err_msg=key)
 
 
+# A value from before that a branch or a loop may leave alone, and that it does not read.
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("build", [If, While], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("known", ["read before", "declared"])
+def test_a_value_from_before_that_is_not_read(arena, known, build, holds):
+    body = Net("b", [op("Mul", "x w", "y"), *COUNT])
+    steps = build("go", body, outputs=["y"])
+    if known == "read before":
+        net = Net("n", [op("Tanh", "y", "t"), *steps, op("Add", "y t", "o")])
+    else:
+        net = Net("n", [*steps, op("Tanh", "y", "o")], external_input=["x", "y", "w", *counter(0)])
+    feeds = {**counter(int(holds)), "x": draw(3), "w": draw(3), "y": draw(3)}
+    check_gradients(arena, net, feeds, {"o": draw(3)}, ["x", "w", "y"])
+
+
 # Nesting
 
 

@@ -32,7 +32,15 @@ class Boundary:
     """How a backward net finds forward values that are shared with the world outside of its operators.
 
     This one is that of a whole net: what is there at the end can be read under its name.
+
+    Parameters
+    ----------
+    inputs : iterable of str, optional
+        Names that are known to have a value before.
     """
+
+    def __init__(self, inputs: Iterable[str] = ()) -> None:
+        self.inputs = frozenset(inputs)
 
     def at_end(self, name: str) -> str:
         """Return the name under which a name's last value is found."""
@@ -60,7 +68,7 @@ class Boundary:
 
     def carries(self, name: str) -> bool:
         """Tell whether a value from before that only survives (is not read) needs a gradient."""
-        return False
+        return name in self.inputs
 
 
 def reserved_names(net: Net, bindings: Mapping[str, str]) -> list[str]:
@@ -155,6 +163,7 @@ class BodyBoundary(Boundary):
         copies: bool,
         context: GradientContext | None = None,
     ) -> None:
+        super().__init__(bindings)
         self.bindings = bindings
         self.volatile = volatile
         self.copies = copies
@@ -207,14 +216,12 @@ class BodyBoundary(Boundary):
     def is_stable(self, name: str) -> bool:
         return name not in self.volatile or self.copies
 
-    def carries(self, name: str) -> bool:
-        return name in self.bindings
-
 
 class BranchBoundary(Boundary):
     """The boundary of a branch of If, which runs in the same workspace as the If itself."""
 
     def __init__(self, context: GradientContext) -> None:
+        super().__init__()
         self.context = context
 
     def at_end(self, name: str) -> str:

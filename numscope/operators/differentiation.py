@@ -187,9 +187,10 @@ class Differentiation:
 
     def _play(self, position: int, operator: Operator) -> GradientContext:
         effects = effects_of(operator)
-        keeps = effects.keeps.difference(effects.reads)
         names = dict.fromkeys((*effects.reads, *effects.writes, *operator.outputs))
         before = {name: self._last.get(name, 0) for name in names}
+        keeps = effects.keeps.difference(effects.reads)
+        keeps = frozenset(name for name in keeps if (name, before[name]) not in self._first_user)
         for name in (*effects.reads, *keeps):
             self._first_user.setdefault((name, before[name]), position)
         for name in dict.fromkeys(effects.writes):
@@ -246,7 +247,8 @@ class GradientContext:
     before, after : dict of str to int
         Numbers of the values of the names that it touches.
     keeps : frozenset of str
-        Names that it may leave alone although it writes them, and does not read.
+        Names that it may leave alone although it writes them, and that neither it nor an operator before it
+        reads: they may have no value.
     """
 
     def __init__(

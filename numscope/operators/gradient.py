@@ -33,7 +33,9 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
     backward : Net
     gradients : dict of str to BlobReference
         Blob -> the blob with its gradient, normally ``x`` -> ``x_grad``. For a name that is written more
-        than once, the gradient of its earliest value.
+        than once, the gradient of its earliest value that has one. A value from before that a branch or a
+        loop may leave alone counts if the net reads it first, or declares it as an `external_input`;
+        otherwise there need not be one.
 
     Raises
     ------
@@ -73,6 +75,6 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
                 Operator("ConstantFill", [name], [seed], value=1.0, dtype="input")
                 for name, seed in seeds.items()
             ]
-        result = Differentiation(net.operators, seeds, Boundary())
+        result = Differentiation(net.operators, seeds, Boundary(net.external_input))
     gradients = {name: BlobReference(made) for name, made in result.gradients.items()}
     return Net(f"{net.name}_grad", [*steps, *result.operators]), gradients
