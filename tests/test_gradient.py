@@ -10,7 +10,7 @@ from reference_operators import check_gradients, run_both
 
 from numscope.arena import Arena
 from numscope.errors import OperatorError
-from numscope.operators import Net, Operator, gradient
+from numscope.operators import Do, Net, Operator, gradient
 from numscope.workspace import Workspace
 
 with gzip.open(Path(__file__).parent / "data" / "operator_traces.json.gz", "rt") as file:
@@ -208,6 +208,40 @@ def test_a_forward_blob_is_never_overwritten(arena):
 def test_what_cannot_be_differentiated_says_why(net, of, message):
     with pytest.raises(OperatorError, match=message):
         gradient(net, of)
+
+
+WRONG = {
+    "no net of If": (
+        step("If", "c x", "x", else_net=net_of(step("Neg", "x", "x"))),
+        "'then_net' must be specified",
+    ),
+    "no net of While": (step("While", "c x", "x"), "argument 'loop_net' must be specified"),
+    "no net of Do": (step("Do", "x c", "x c"), "net'? must be specified"),
+    "no exponent": (step("Pow", "x", "x"), "Pow: .*: expected one exponent"),
+    "wrong bindings": (
+        step("Do", "x c", "x c", net=net_of(step("Neg", "x", "x")), inner_blobs=["x"], outer_blobs_idx=["a"]),
+        r"'outer_blobs_idx' must be of kind ints, got \('a',\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_definitions_are_refused_and_not_stumbled_over(arena, name):
+    wrong, message = WRONG[name]
+    with pytest.raises(OperatorError, match=message):
+        gradient(net_of(wrong), {"x": "dx"})
+    # Before its net is built, a Do looks for what its gradient will need.
+    ws = Workspace(arena=arena)
+    ws["x"], ws["c"] = draw(3), np.array(True)
+    for first in (wrong, step("While", "c x", "x", loop_net=net_of(wrong))):
+        net = net_of(first, step("Neg", "x", "x"))
+        with pytest.raises(OperatorError, match=message):
+            ws.run(Net("outer", Do(net)))
+
+
+def test_the_backward_net_of_a_net_without_a_name_has_none():
+    net = Net(None, [Operator("Tanh", "x", "y")])
+    assert gradient(net, ["y"])[0].name is None
 
 
 def test_only_nets_are_differentiated():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from numscope.errors import OperatorError
 from numscope.operators.definition import Operator
+from numscope.operators.registry import find_operator
 
 __all__ = ["bindings_of"]
 
@@ -14,8 +15,10 @@ def bindings_of(definition: Operator) -> dict[str, str]:
     Raises
     ------
     OperatorError
-        The definition breaks one of Caffe2's rules, which are checked in Caffe2's order.
+        The definition does not fit the schema, or breaks one of Caffe2's rules, which are checked in
+        Caffe2's order.
     """
+    find_operator("Do").schema.check(definition)  # of a Do inside another net that nobody has checked yet
 
     def fail(text: str) -> OperatorError:
         return OperatorError(f"{definition!r}: {text}")

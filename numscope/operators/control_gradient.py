@@ -238,8 +238,9 @@ def _differentiable_body(context: GradientContext, do: Operator) -> tuple[Net, s
             f"{do!r} cannot be differentiated: scope {scope!r} is used again by the rounds of an outer loop; "
             "create it in the loop's body"
         )
+    bindings = bindings_of(do)
     net: Net = do.args["net"]
-    reserved = reserved_names(net, bindings_of(do))
+    reserved = reserved_names(net, bindings)
     if reserved:
         raise OperatorError(
             f"{do!r} cannot be differentiated: the names {reserved} in its net {net.name!r} are kept for "

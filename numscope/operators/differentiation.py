@@ -207,7 +207,7 @@ class Differentiation:
         flowing = [name for name in context.after if context.gradient_of(name) is not None]
         if flowing and not schema.stops_gradient:
             if schema.gradient is not None:
-                schema.check(operator)
+                schema.check_whole(operator)
                 self.operators += schema.gradient(context)
             elif not self.lenient:
                 raise OperatorError(

@@ -56,7 +56,7 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
     owner = f"gradient of net {net.name!r}"
     names = blob_names(owner, "what is differentiated", tuple(of) if isinstance(of, Mapping) else of)
     for operator in net.operators:
-        find_operator(operator.type).schema.check(operator)
+        find_operator(operator.type).schema.check_whole(operator)
     effects = effects_of_all(net.operators)
     touched = {*effects.reads, *effects.writes}
     touched.update(name for operator in net.operators for name in operator.outputs)
@@ -77,4 +77,5 @@ def gradient(net: Net, of: Mapping[str, str] | Iterable[str]) -> tuple[Net, dict
             ]
         result = Differentiation(net.operators, seeds, Boundary(net.external_input))
     gradients = {name: BlobReference(made) for name, made in result.gradients.items()}
-    return Net(f"{net.name}_grad", [*steps, *result.operators]), gradients
+    backward_name = None if net.name is None else f"{net.name}_grad"
+    return Net(backward_name, [*steps, *result.operators]), gradients

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from numscope.errors import OperatorError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
 from numscope.operators.tensors import TensorOperator, array_module, broadcast, sum_to
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PowGradientOp", "PowOp"]
 
+ONE_EXPONENT = "expected one exponent: the argument exponent= or a second input"
+
 
 def _pow_gradient(context: GradientContext) -> list[Operator]:
     forward = context.operator
@@ -21,6 +24,8 @@ def _pow_gradient(context: GradientContext) -> list[Operator]:
         read = [context.input(0), context.input(1), context.output(0), context.output_gradient(0)]
         made = [context.input_gradient(0), context.input_gradient(1)]
         return [Operator("PowGradient", read, made, is_gradient_op=True)]
+    if "exponent" not in forward.args:
+        raise OperatorError(f"{forward!r}: {ONE_EXPONENT}")
     exponent = float(forward.args["exponent"])
     # In place, the base is gone. Caffe2 takes it back from the result by a root, which is wrong for a
     # negative base and an even exponent; all other exponents give one base for each result.
@@ -47,7 +52,7 @@ class PowOp(TensorOperator):
         super().__init__(definition)
         exponent = self.argument("exponent")
         if (exponent is None) == (len(self.inputs) == 1):
-            raise self.fail("expected one exponent: the argument exponent= or a second input")
+            raise self.fail(ONE_EXPONENT)
         self.exponent = exponent
 
     def run(self, ws: Workspace) -> None:

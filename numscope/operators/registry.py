@@ -89,6 +89,18 @@ class Schema:
                     f"{operator!r}: argument {key!r} must be of kind {argument.kind}, got {value!r}"
                 )
 
+    def check_whole(self, operator: Operator) -> None:
+        """Check as `check` does, and that no argument is missing, which building an operator finds later.
+
+        Raises
+        ------
+        OperatorError
+            The definition does not fit, or an argument without a default is missing.
+        """
+        self.check(operator)
+        for key in self.arguments:
+            self.argument(operator, key)
+
     def argument(self, operator: Operator, key: str) -> Any:
         """Return an argument of a definition, or its default.
 
