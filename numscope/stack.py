@@ -8,6 +8,7 @@ from types import TracebackType
 
 from numscope.errors import BindingError, StackError
 from numscope.exclusive import Exclusive
+from numscope.namespace import check_bindings
 from numscope.types import register_known_type
 from numscope.workspace import Workspace
 
@@ -52,8 +53,10 @@ class Frame(Workspace):
             self.clear()
 
     def rebind(self, parent: Workspace, bindings: Bindings) -> None:
-        """Become as new: no blob, net or mapping of the last use is seen."""
+        """Become as new, under a parent in the same arena: nothing of the last use is seen."""
         self.clear()
+        self._name = f"{parent.name}/frame"
+        self._above = weakref.ref(parent)
         self._nets.clear()
         self._forget_bindings()
         self._clears_on_exit = False
@@ -129,17 +132,21 @@ class WorkspaceStack:
         Frame
             With ``retain=True`` a slot that was used before keeps its blobs and its mappings; only local
             blobs that hide bound names are dropped, and the bindings looked at only then (Caffe2's rule).
+            With ``retain=False`` it is bound anew, and lies in the arena of the parent.
 
         Raises
         ------
         BindingError
             The parent lacks a blob, or a name means something else there already; nothing was pushed.
+        BlobTypeError
+            `bindings` are no mapping.
         StackError
             Another thread is using the stack, or, with ``debug=True``, the parent is another one.
         """
-        bindings = bindings or {}
+        bindings = _checked(bindings)
         with self._guard:
             self.check_stack()
+            _check_is_workspace(parent)  # a slot that is used again may not look at it
             if self._debug:
                 self._check_parent(parent)
                 self._blob_bindings = self._check_bindings(self._blob_bindings, bindings)
@@ -150,8 +157,12 @@ class WorkspaceStack:
                 frame = self._workspaces[self._top + 1]
                 if self._retain:
                     frame.replace_copies(parent, bindings)
-                else:
+                elif frame.arena is parent.arena:
                     frame.rebind(parent, bindings)
+                else:
+                    former, frame = frame, Frame.bound_to(parent, bindings)
+                    former.clear()
+                    self._workspaces[self._top + 1] = frame
             self._top += 1
             return frame
 
@@ -174,13 +185,16 @@ class WorkspaceStack:
         ------
         BindingError
             The parent lacks a blob, or a name is bound to another one; nothing was popped.
+        BlobTypeError
+            `bindings` are no mapping.
         StackError
             As for a push.
         """
-        bindings = bindings or {}
+        bindings = _checked(bindings)
         with self._guard:
             self.check_stack()
             if self._debug:
+                _check_is_workspace(parent)
                 self._check_parent(parent)
                 self._grad_blob_bindings = self._check_bindings(self._grad_blob_bindings, bindings)
             if self._top < 0:
@@ -200,15 +214,18 @@ class WorkspaceStack:
         ------
         BindingError
             The parent lacks a blob, or a name means something else there already.
+        BlobTypeError
+            `bindings` are no mapping.
         StackError
             Another thread is using the stack.
         """
+        bindings = _checked(bindings)
         with self._guard:
             self.check_stack()
             if self._top < 0:
                 return None
             frame = self._workspaces[self._top]
-            frame.add_blob_mapping(parent, bindings or {})
+            frame.add_blob_mapping(parent, bindings)
             return frame
 
     def clear(self) -> None:
@@ -253,7 +270,11 @@ class WorkspaceStack:
         ------
         BindingError
             They differ; the text says where.
+        BlobTypeError
+            One of them is no mapping.
         """
+        check_bindings(bindings)
+        check_bindings(test_bindings)
         if dict(bindings) != dict(test_bindings):
             changed = sorted(
                 name for name in {*bindings, *test_bindings} if bindings.get(name) != test_bindings.get(name)
@@ -265,10 +286,6 @@ class WorkspaceStack:
             raise BindingError(f"Blob bindings mismatch: {details}; bind as the first time")
 
     def _check_parent(self, parent: Workspace) -> None:
-        if not isinstance(parent, Workspace):
-            raise BindingError(
-                f"Parent workspace must be specified: got {parent!r}; pass the workspace to bind to"
-            )
         if self._parent is None:
             self._parent = weakref.ref(parent)
         elif self._parent() is not parent:
@@ -284,6 +301,20 @@ class WorkspaceStack:
         if remembered:
             self.check_bindings_match(remembered, bindings)
         return dict(remembered or bindings)
+
+
+def _checked(bindings: Bindings | None) -> Bindings:
+    if bindings is None:
+        return {}
+    check_bindings(bindings)
+    return bindings
+
+
+def _check_is_workspace(parent: object) -> None:
+    if not isinstance(parent, Workspace):
+        raise BindingError(
+            f"Parent workspace must be specified: got {parent!r}; pass the workspace to bind to"
+        )
 
 
 register_known_type(WorkspaceStack)

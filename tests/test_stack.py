@@ -226,11 +226,33 @@ def test_an_invalid_binding_pushes_nothing(ws):
 
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("wrong", [None, 5, "parent"])
-def test_a_parent_that_is_no_workspace_is_refused(debug, wrong):
+def test_a_parent_that_is_no_workspace_is_refused(ws, debug, wrong):
     stack = ns.WorkspaceStack(debug=debug)
-    with pytest.raises(ns.NumscopeError, match="workspace"):
-        stack.push_forward_workspace(wrong)
-    assert stack.empty()
+    for _ in range(2):  # a new slot, and one that is used again
+        with pytest.raises(ns.NumscopeError, match="workspace"):
+            stack.push_forward_workspace(wrong)
+        assert stack.empty()
+        stack.push_forward_workspace(ws)
+        stack.clear()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_bindings_that_are_no_mapping_are_refused(ws, debug):
+    stack = ns.WorkspaceStack(debug=debug)
+    calls = (
+        stack.push_forward_workspace,
+        stack.pop_gradient_workspace,
+        stack.reuse_last_forward_workspace,
+    )
+    for _ in range(2):  # a new slot, and one that is used again
+        stack.push_forward_workspace(ws)
+        for call in calls:
+            with pytest.raises(ns.BlobTypeError, match=r"bindings are a mapping .* got list"):
+                call(ws, ["x"])
+        assert len(stack) == 1
+        stack.clear()
+    with pytest.raises(ns.BlobTypeError, match=r"bindings are a mapping .* got list"):
+        ns.WorkspaceStack.check_bindings_match({}, ["x"])
 
 
 def test_the_peak_without_retain_is_the_forward_frames_and_one_gradient_frame(ws):
@@ -305,6 +327,24 @@ def test_without_retain_nothing_stale_is_seen(ws):
     stack.clear()
     assert stack.push_forward_workspace(ws, {"b": "p"}) is frame
     assert list(frame) == ["b"]
+
+
+@pytest.mark.parametrize("where", ["the same arena", "another"])
+def test_without_retain_a_frame_lies_and_makes_variables_with_its_new_parent(ws, where):
+    other = ns.Workspace(arena=ws.arena if where == "the same arena" else ns.Arena("1 MiB"), name="other")
+    stack = ns.WorkspaceStack(retain=False)
+    stack.push_forward_workspace(ws)["h"] = [1.0]
+    stack.pop_gradient_workspace(ws)
+    frame = stack.push_forward_workspace(other)
+    assert ws.is_empty()
+    assert (frame.name, frame.root, frame.arena) == ("other/frame", other, other.arena)
+    with frame:
+        ns.get_variable("v", 2)
+    assert other.local_blobs() == ["v"]
+    if where == "another":
+        assert ws.arena.used == 0
+        ws.arena.close()
+        frame["h"] = [1.0]
 
 
 def test_without_retain_clear_releases_all(ws):
