@@ -73,8 +73,18 @@ def test_values_that_the_outer_net_overwrites_are_an_error(arena):
 def test_a_scope_serves_one_do_only():
     do = Do(Net("b", [op("Tanh", "x", "y")]), outputs=["y"], scope="s")
     again = Do(Net("c", [op("Tanh", "y", "z")]), outputs=["z"], scope="s")[1:]
-    with pytest.raises(OperatorError, match="needs 's', which a later operator overwrites"):
+    with pytest.raises(OperatorError, match="a later operator uses scope 's' again; give each one"):
         gradient(Net("n", [*do, *again]), ["z"])
+
+
+def test_two_loops_over_one_body_need_two_scopes(arena):
+    body = Net("b", [*MULTIPLY, *COUNT])
+    again = [op("GivenTensorInt64Fill", "", "i", values=[0], shape=[]), op("LT", "i n", "go")]
+    with pytest.raises(OperatorError, match="a later operator uses scope 'b/workspace_loop_body' again"):
+        gradient(Net("n", [While("go", body), *again, While("go", body)]), ["x"])
+    net = Net("n", [While("go", body), *again, While("go", body, scope="second")])
+    feeds = {**counter(2), "x": draw(3), "w": draw(3)}
+    check_gradients(arena, net, feeds, {"x": draw(3)}, ["x", "w"])
 
 
 def test_a_reused_workspace_cannot_be_differentiated():

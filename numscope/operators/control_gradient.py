@@ -233,7 +233,14 @@ def _differentiable_body(context: GradientContext, do: Operator) -> tuple[Net, s
             "push one each"
         )
     scope = do.outputs[-1]
-    if context.value_after(scope) != scope:
+    try:
+        found = context.value_after(scope)
+    except OperatorError as error:
+        raise OperatorError(
+            f"{do!r} cannot be differentiated: a later operator uses scope {scope!r} again; give each one of "
+            "its own (scope= of ns.Do, ns.If and ns.While, named after their nets by default)"
+        ) from error
+    if found != scope:
         raise OperatorError(
             f"{do!r} cannot be differentiated: scope {scope!r} is used again by the rounds of an outer loop; "
             "create it in the loop's body"
