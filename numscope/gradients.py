@@ -8,29 +8,22 @@ touches no memory and no old bit, a NaN for instance, comes back.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from numscope.arena import Arena
-from numscope.blob import as_shape
-from numscope.errors import (
-    AccumulationError,
-    BindingError,
-    BlobNotFoundError,
-)
+from numscope.descriptions import as_divisor, as_layout, as_limit, as_number, as_seed, listed
+from numscope.errors import AccumulationError, BindingError, BlobNotFoundError
 from numscope.exclusive import Exclusive
 from numscope.ledger import Ledger
-from numscope.slab import Slab, listed
+from numscope.slab import Slab
 from numscope.types import known_dtype
 
 __all__ = ["GradientAccumulator", "GradientStats"]
 
-ACCUMULATORS = ("float32", "float64", "bfloat16", "float16")
 ROUNDINGS = ("nearest", "stochastic", "compensated")
 
 
@@ -118,9 +111,8 @@ class GradientAccumulator(Mapping[str, Any]):
             raise BindingError(f'reduction must be "mean" or "sum", got {reduction!r}')
         if rounding not in ROUNDINGS:
             raise BindingError(f"rounding must be {listed(ROUNDINGS)}, got {rounding!r}")
-        default = known_dtype(dtype)
-        layout = {name: _parse(name, value, default) for name, value in tensors.items()}
-        self._slab = Slab(layout, arena, device, rounding, operator.index(seed))
+        layout = as_layout(tensors, known_dtype(dtype))
+        self._slab = Slab(layout, arena, device, rounding, as_seed(seed))
         self._reduction = reduction
         self._guard = Exclusive("a gradient accumulator")
         self._ledger = Ledger(self._slab.read)
@@ -221,9 +213,9 @@ class GradientAccumulator(Mapping[str, Any]):
                 raise AccumulationError(
                     "add() after finish(): the sums are final; call reset() before the next micro-batch"
                 )
-            weight = _number(weight, "weight")
+            weight = as_number(weight, "weight")
             slab = self._slab
-            addition = slab.addition(grads, zero_source=zero_source, allow_missing=allow_missing)
+            addition = slab.addition(grads, zero_source=bool(zero_source), allow_missing=allow_missing)
             finite = addition.is_finite(slab.gates) if skip_nonfinite else True
             added = finite if weight != 0 and math.isfinite(weight) else False
             if added is False:
@@ -275,10 +267,11 @@ class GradientAccumulator(Mapping[str, Any]):
             negative or not finite; or `error_if_nonfinite`. Nothing was changed.
         BindingError
             `max_norm` or `unscale` is no number to clip to or divide by; `stream` is none of this device.
+            Nothing was changed.
         """
         with self._guard, self._slab.on(stream):
-            factor = self._factor(mean, _divisor(unscale))
-            limit = None if max_norm is None else _limit(max_norm)
+            factor = self._factor(mean, as_divisor(unscale))
+            limit = None if max_norm is None else as_limit(max_norm)
             measured = self._slab.measure()
             if measured.nonfinite and error_if_nonfinite:
                 raise AccumulationError(
@@ -360,39 +353,10 @@ class GradientAccumulator(Mapping[str, Any]):
                 f"the total weight of {ledger.micro_batches} micro-batches is {ledger.weight}, expected a "
                 "positive finite number: there is no mean over nothing; reset() and check the weights"
             )
-        return 1.0 / unscale / (ledger.weight if mean and not everything_skipped else 1.0)
-
-
-def _parse(name: str, value: Any, default: np.dtype[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and dtype of what describes a gradient."""
-    shape, dtype = value, default
-    if hasattr(value, "shape"):
-        shape = tuple(value.shape)
-    elif isinstance(value, tuple) and len(value) == 2 and not hasattr(value[1], "__index__"):
-        shape, dtype = value[0], known_dtype(value[1])
-    if dtype.name not in ACCUMULATORS:
-        raise BindingError(
-            f"gradient {name!r}: sums of {dtype} are not known, expected {listed(ACCUMULATORS)}"
-        )
-    return as_shape(shape, dtype.itemsize), dtype
-
-
-def _number(value: Any, what: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise BindingError(f"{what} must be a number, got {value!r}") from None
-
-
-def _divisor(unscale: Any) -> float:
-    value = _number(unscale, "unscale")
-    if value == 0 or not math.isfinite(value):
-        raise BindingError(f"unscale must be a finite number other than 0, got {value}")
-    return value
-
-
-def _limit(max_norm: Any) -> float:
-    value = _number(max_norm, "max_norm")
-    if not value >= 0:
-        raise BindingError(f"max_norm must be 0 or more, got {value}")
-    return value
+        factor = 1.0 / unscale / (ledger.weight if mean and not everything_skipped else 1.0)
+        if not math.isfinite(factor):
+            raise BindingError(
+                f"dividing by unscale = {unscale} and a total weight of {ledger.weight} gives infinity, "
+                "expected a finite factor; pass the loss scale, and weights such as numbers of tokens"
+            )
+        return factor

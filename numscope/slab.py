@@ -13,20 +13,23 @@ import numpy as np
 
 from numscope import kernels
 from numscope.arena import Arena
+from numscope.descriptions import Layout, listed
 from numscope.errors import BindingError, UnknownTypeError
 from numscope.kernels.pieces import device_of
 from numscope.kernels.plan import merge
 from numscope.memory import Gates
 from numscope.workspace import Workspace
 
-__all__ = ["Addition", "Layout", "Slab", "listed"]
+__all__ = ["Addition", "Slab"]
 
 GRADIENTS = ("float16", "bfloat16", "float32", "float64")
 
-Layout = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]  # name -> shape, dtype
 Call = Callable[..., Any]
 
 _AS_IT_IS = nullcontext()
+
+_SMALLEST, _LARGEST = (float(bound) for bound in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+_LARGE = 2.0**126
 
 _SEEDS = 64
 """How many seeds a micro-batch has for itself, at least as many as there are pairs of dtypes. One that is
@@ -293,8 +296,9 @@ class Slab:
         return float(largest) * math.sqrt(math.fsum(float(np.sum(np.square(a / largest))) for a in arrays))
 
     def scale(self, factor: float) -> None:
-        """Multiply all sums."""
-        self._run(self._scaling, factor)
+        """Multiply all sums by a finite number."""
+        for part in _parts(factor):
+            self._run(self._scaling, part)
 
     def copy_to(self, targets: dict[str, Any], factor: float) -> None:
         """Write sums times a factor into checked arrays.
@@ -306,13 +310,17 @@ class Slab:
         """
         sums = {name: self.workspace[name] for name in targets}
         completed = [name for name in sums if name in self._rests]
+        device = self.workspace._region.device
         if completed:
-            device = self.workspace._region.device
             whole = {name: device.empty(self.layout[name][0], np.dtype(np.float32)) for name in completed}
             source = self.workspace.pieces(completed)[sums[completed[0]].dtype]
             rests = self._rounded(source.dtype, completed)
             kernels.prepare("copy", kernels.Pieces.of(list(whole.values())), source, **rests)()
             sums |= whole
+        if len(_parts(factor)) > 1:  # the arithmetic is float64's where one side is
+            longer = {name: device.empty(a.shape, np.dtype(np.float64)) for name, a in sums.items()}
+            kernels.copy(list(longer.values()), list(sums.values()))
+            sums = longer
         try:
             kernels.accumulate(list(targets.values()), list(sums.values()), alpha=factor, beta=0.0)
         except ValueError as error:
@@ -373,11 +381,17 @@ class Slab:
         return calls
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names for an error: the first five, and how many more there are."""
-    known = list(names)
-    more = f" and {len(known) - 5} more" if len(known) > 5 else ""
-    return ", ".join(map(repr, known[:5])) + more
+def _parts(factor: float) -> list[float]:
+    """Return factors with this product which float32 holds with all its digits.
+
+    Gradients up to float32's largest number have a norm beyond it: a million of 3e38, clipped to a norm of 1
+    by the one factor 3.3e-42, which float32 has to 4 digits, had a norm of 1.0001.
+    """
+    parts = []
+    while factor != 0 and not _SMALLEST <= abs(factor) <= _LARGEST:
+        parts.append(_LARGE if abs(factor) > 1 else 1 / _LARGE)
+        factor /= parts[-1]
+    return [*parts, factor]
 
 
 def _if_closed(condition: Any) -> tuple[Any, ...]:

@@ -180,6 +180,29 @@ def test_clipping(acc, max_norm):
     assert norm_of({name: acc[name] for name in acc}) == pytest.approx(min(norm, max_norm), rel=1e-6)
 
 
+@pytest.mark.parametrize("defer", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_clipping_is_right_where_float32_has_few_digits_of_the_factor(arena, dtype, defer):
+    size = 100_000
+    acc = ns.GradientAccumulator({"x": size}, dtype=dtype, rounding="compensated", arena=arena)
+    acc.add({"x": np.full(size, 3e38, "f4")})
+    stats = acc.finish(max_norm=1.0, defer=defer)  # the factor is 1.1e-41
+    assert stats.norm == pytest.approx(3e38 * math.sqrt(size), rel=1e-7)
+    clipped = acc["x"]
+    if defer:
+        clipped = np.empty(size, "f4")
+        acc.copy_to({"x": clipped})
+    tolerance = 1e-2 if clipped.dtype == "bfloat16" else 1e-6
+    assert np.linalg.norm(clipped.astype("f8")) == pytest.approx(1.0, rel=tolerance)
+
+
+def test_a_factor_beyond_float32_leaves_zeros_zero(arena):
+    acc = ns.GradientAccumulator({"x": 2}, arena=arena)
+    acc.add({"x": [0.0, 2.0**-140]})
+    acc.finish(unscale=2.0**-200)
+    assert acc["x"].tolist() == [0, 2.0**60]
+
+
 def test_deferred_factors_are_applied_on_the_way_out(acc):
     acc.add(gradients(0), weight=4)
     summed = bits(acc)
@@ -287,7 +310,7 @@ def test_memory_returns_with_the_accumulator(arena):
 def test_zero_source_clears_in_the_same_pass(acc):
     batch = gradients(0)
     before = kernels.launches()
-    acc.add(batch, zero_source=True)
+    acc.add(batch, zero_source=1)  # any true value
     assert kernels.launches() == before + 1
     assert not any(g.any() for g in batch.values())
     np.testing.assert_array_equal(acc["w"], gradients(0)["w"])
@@ -362,8 +385,9 @@ def test_the_sums_themselves_are_no_gradients(acc):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tensors": {"w": (3, -1)}}, "must not be negative"),
+        ({"tensors": {"w": (3, -1)}}, "'w': the lengths of a shape must not be negative"),
         ({"tensors": {"w": ((3,), "int32")}}, "sums of int32 are not known, expected 'float32', 'float64'"),
+        ({"tensors": {"w": ((3,), np.int64)}}, "'w': sums of int64 are not known"),
         ({"tensors": {}, "reduction": "max"}, "reduction must be"),
     ],
 )
@@ -373,11 +397,36 @@ def test_bad_descriptions(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"unscale": 0}, {"unscale": math.nan}, {"max_norm": -1}, {"max_norm": math.nan}]
+    ("arguments", "message"),
+    [
+        ({"tensors": [("w", (3,))]}, "mapping of names to shapes, .* got list; pass a dict"),
+        ({"tensors": {"w": "long"}}, "'w': a shape is an int or a sequence of ints, got 'long'"),
+        ({"tensors": {"w": ((3,), "float31")}}, "'w': the name 'float31' is no known type"),
+        ({"tensors": {}, "seed": 1.5}, "a seed is an int, got float 1.5"),
+    ],
+)
+def test_descriptions_of_the_wrong_type(arguments, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        ns.GradientAccumulator(**arguments)
+    assert isinstance(caught.value, ns.NumscopeError)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 2**100])
+def test_any_int_is_a_seed(arena, seed):
+    acc = ns.GradientAccumulator({"w": 2}, dtype="bfloat16", rounding="stochastic", seed=seed, arena=arena)
+    for _ in range(3):
+        acc.add({"w": [1.0, 2.0]})
+    acc.finish()
+    assert acc["w"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"unscale": 0}, {"unscale": math.nan}, {"unscale": 1e-310}, {"max_norm": -1}, {"max_norm": math.nan}],
 )
 def test_bad_factors_change_nothing(acc, bad):
     acc.add(gradients(0))
-    with pytest.raises(ns.BindingError, match="must be"):
+    with pytest.raises(ns.BindingError, match=r"must be|gives infinity, expected a finite factor"):
         acc.finish(**bad)
     assert acc.finish().norm > 0
 
