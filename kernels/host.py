@@ -20,8 +20,6 @@ from .variants import BLOCK, Variant
 _SHARE = 512 << 10
 """Bytes that a thread must have to touch; with less, starting it costs more than it gains."""
 
-_LEAVES = {"zero": leaves.zero, "copy": leaves.copy, "blend": leaves.blend}
-
 
 def _workers(touched: int) -> int:
     """Return on how many threads to run a kernel that touches so many bytes."""
@@ -52,7 +50,7 @@ class Prepared:
         if variant.streaming and not _can_stream(plan):
             variant = variant.with_streaming(False)
         self._plan = plan
-        self._leaf = leaves.leaf(_LEAVES[plan.kernel], variant)
+        self._leaf = leaves.leaf(plan.kernel, variant)
         rows = np.flatnonzero(destination.lengths)
         lengths = destination.lengths[rows]
         self._table = table = np.zeros((len(rows), 5), np.int64)
@@ -135,7 +133,7 @@ def single(plan: Plan, itemsizes: tuple[int, int]) -> Callable[..., Stats | bool
         object: its variables are found faster, and a call on 100 elements takes 0.6 us in all.
     """
     variant = plan.variant.with_streaming(False)
-    address = leaves.leaf(_LEAVES[plan.kernel], variant)
+    address = leaves.leaf(plan.kernel, variant)
     units = 1 if plan.kernel == "blend" else itemsizes[0]
     flags = C_CONTIGUOUS | WRITEABLE if variant.write else C_CONTIGUOUS
     doubles = variant.compute == "float64"
@@ -168,7 +166,7 @@ def scatter_add(
     dst: NDArray[Any], indices: NDArray[np.int64], rows: NDArray[Any], variant: Variant, alpha: float
 ) -> None:
     """Add rows to rows of a matrix: contiguous arrays that were checked."""
-    address = leaves.leaf(leaves.blend, variant)
+    address = leaves.leaf("blend", variant)
     width = rows[0].size
     sizes = (dst.itemsize, rows.itemsize, 0)
     workers = _workers(2 * rows.size * dst.itemsize + rows.nbytes)
@@ -187,10 +185,10 @@ def warmup() -> None:
     dispatch.share(dispatch.walk_share)
     plain = Variant("float32", "float32")
     for kernel, streaming in (("zero", False), ("zero", True), ("copy", False), ("copy", True)):
-        leaves.leaf(_LEAVES[kernel], plain.with_streaming(streaming))
+        leaves.leaf(kernel, plain.with_streaming(streaming))
     for source in ("float32", "bfloat16"):
         for add, measure in ((False, False), (True, False), (False, True), (True, True)):
             variant = Variant("float32", source, add=add, measure=measure, largest=measure)
-            leaves.leaf(leaves.blend, variant)
+            leaves.leaf("blend", variant)
     for largest in (False, True):
-        leaves.leaf(leaves.blend, Variant("float32", "float32", write=False, measure=True, largest=largest))
+        leaves.leaf("blend", Variant("float32", "float32", write=False, measure=True, largest=largest))

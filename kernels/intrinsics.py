@@ -103,12 +103,6 @@ def _number(variant, value):
 
 
 @intrinsic
-def measures(typing_context, variant):
-    """Tell whether the variant gathers statistics."""
-    return _flag(variant, variant.variant.measure)
-
-
-@intrinsic
 def wants_largest(typing_context, variant):
     """Tell whether the variant's statistics have the largest magnitude."""
     return _flag(variant, variant.variant.largest)
