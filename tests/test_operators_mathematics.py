@@ -151,9 +151,13 @@ def test_constant_fill_takes_its_shape_from_an_input(ws):
     np.testing.assert_array_equal(ws.fetch("x"), np.full((2, 3, 4), 2.0, np.float32), strict=True)
     ws.run(Operator("ConstantFill", ["like"], ["x"], value=2.0, dtype="input"))
     np.testing.assert_array_equal(ws.fetch("x"), np.full((2, 3), 2.0), strict=True)
-    ws["shape"] = np.array([3, 1], np.int32)
+    ws["shape"] = np.array([3, 1])
     ws.run(Operator("ConstantFill", ["shape"], ["x"], input_as_shape=1))
     assert ws["x"].shape == (3, 1)
+    for other in (np.array([3, 1], np.int32), np.array([[3, 1]]), np.zeros(0, np.int64), np.ones(2)):
+        ws["shape"] = other
+        with pytest.raises(OperatorError, match="the input is a shape: a vector of int64, not empty"):
+            ws.run(Operator("ConstantFill", ["shape"], ["x"], input_as_shape=1))
 
 
 def test_given_fills(ws):
@@ -165,6 +169,7 @@ def test_given_fills(ws):
     np.testing.assert_array_equal(ws.fetch("x"), np.array([1, 2], np.int32), strict=True)
     ws.run(Operator("GivenTensorFill", ["x"], ["y"], extra_shape=[1], values=[3, 4]))
     np.testing.assert_array_equal(ws.fetch("y"), np.array([[3], [4]], np.float32), strict=True)
+    ws["x"] = np.array([1, 2])
     with pytest.raises(OperatorError, match=r"2 values do not fill shape \(1, 2, 2\)"):
         ws.run(
             Operator("GivenTensorInt64Fill", ["x"], ["y"], input_as_shape=1, extra_shape=[2], values=[3, 4])

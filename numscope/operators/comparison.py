@@ -8,7 +8,7 @@ import numpy as np
 
 from numscope.errors import BlobTypeError
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import TensorOperator, array_module, broadcast
+from numscope.operators.tensors import BROADCAST, BroadcastingOperator, TensorOperator, array_module
 
 if TYPE_CHECKING:
     from numscope.workspace import Workspace
@@ -16,16 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["AndOp", "EQOp", "GEOp", "GTOp", "LEOp", "LTOp", "NotOp", "OrOp"]
 
 BOOL = np.dtype(np.bool_)
-BROADCAST = {"broadcast": ("bool", False), "axis": ("int", -1)}
 
 
-class ComparisonOp(TensorOperator):
+class ComparisonOp(BroadcastingOperator):
     """C = f(A, B), a bool tensor of the broadcast shape; A and B are of one dtype."""
 
     function: ClassVar[str]
 
     def run(self, ws: Workspace) -> None:
-        a, b, shape = broadcast(self, *self.alike(ws, 0, 1))
+        a, b, shape = self.operands(ws)
         getattr(array_module(ws.device), self.function)(a, b, out=self.output(ws, 0, shape, BOOL))
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, TensorLayout, TensorOperator, array_module, broadcast, sum_to
+from numscope.operators.tensors import (
+    BROADCAST,
+    Array,
+    BroadcastingOperator,
+    TensorLayout,
+    TensorOperator,
+    array_module,
+    broadcast,
+    sum_to,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -20,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AddGradientOp",
     "AddOp",
+    "DivOp",
     "ExpOp",
-    "LogGradientOp",
     "LogOp",
     "MulGradientOp",
     "MulOp",
@@ -40,8 +49,6 @@ __all__ = [
 
 Pair = tuple[Array, Array]
 
-BROADCAST: dict[str, Any] = {"broadcast": ("bool", False), "axis": ("int", -1)}
-
 
 class UnaryOp(TensorOperator):
     """Y = f(X) for one of NumPy's functions."""
@@ -53,24 +60,17 @@ class UnaryOp(TensorOperator):
         getattr(array_module(ws.device), self.function)(x, out=self.output(ws, 0, x.shape, x.dtype))
 
 
-class BinaryOp(TensorOperator):
+class BinaryOp(BroadcastingOperator):
     """C = f(A, B) for one of NumPy's functions, with broadcasting."""
 
     function: ClassVar[str]
 
     def run(self, ws: Workspace) -> None:
-        first, second = self.alike(ws, 0, 1)
-        if first.dtype.kind == "b":
+        a, b, shape = self.operands(ws)
+        if a.dtype.kind == "b":
             raise BlobTypeError(
                 f"{self.definition!r}: inputs must be numbers, got bool; And and Or take these"
             )
-        a, b, shape = broadcast(self, first, second)
-        for name, operand in zip(self.inputs, (first, second), strict=True):
-            if name == self.outputs[0] and operand.shape != shape:
-                raise self.fail(
-                    f"in-place output {name!r} has shape {operand.shape}, the result has {shape}; "
-                    "give the output another name"
-                )
         getattr(array_module(ws.device), self.function)(a, b, out=self.output(ws, 0, shape, a.dtype))
 
 
@@ -96,8 +96,8 @@ def _exp_gradient(context: GradientContext) -> list[Operator]:
 
 
 def _log_gradient(context: GradientContext) -> list[Operator]:
-    read = [context.input(0), context.output_gradient(0)]
-    return [Operator("LogGradient", read, [context.input_gradient(0)], is_gradient_op=True)]
+    read = [context.output_gradient(0), context.input(0)]
+    return [Operator("Div", read, [context.input_gradient(0)], is_gradient_op=True)]
 
 
 def _linear_gradient(context: GradientContext) -> list[Operator]:
@@ -249,6 +249,16 @@ class MulOp(BinaryOp):
     function = "multiply"
 
 
+@register_operator("Div", inputs=2, outputs=1, in_place=[(0, 0)], arguments=BROADCAST)
+class DivOp(BroadcastingOperator):
+    """C = A / B of floating point numbers: the gradient of Log, as in Caffe2's nets."""
+
+    def run(self, ws: Workspace) -> None:
+        self.floating(ws, 0)
+        a, b, shape = self.operands(ws)
+        array_module(ws.device).divide(a, b, out=self.output(ws, 0, shape, a.dtype))
+
+
 # Gradients
 
 
@@ -290,15 +300,6 @@ class ReluGradientOp(TensorOperator):
         dx = self.output(ws, 0, y.shape, y.dtype)
         # Not a product with 0 and 1: an infinite gradient where Y is 0 shall give 0, not NaN.
         xp.copyto(dx, xp.where(y > 0, dy, dy.dtype.type(0)))
-
-
-@register_operator("LogGradient", inputs=2, outputs=1, in_place=[(1, 0)])
-class LogGradientOp(TensorOperator):
-    """dX = dY / X."""
-
-    def run(self, ws: Workspace) -> None:
-        x, dy = self.alike(ws, 0, 1)
-        array_module(ws.device).divide(dy, x, out=self.output(ws, 0, x.shape, x.dtype))
 
 
 class BinaryGradientOp(TensorOperator):

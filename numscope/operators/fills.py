@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Shape, TensorOperator, array_module, data_type
+from numscope.operators.tensors import Shape, TensorOperator, array_module
 
 if TYPE_CHECKING:
     from numscope.operators.definition import Operator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConstantFillOp", "GivenTensorFillOp", "GivenTensorInt64FillOp"]
 
-
+INT64 = np.dtype(np.int64)
 SHAPE: dict[str, Any] = {
     "shape": ("ints", ()),
     "input_as_shape": ("bool", False),
@@ -48,13 +49,22 @@ class FillOp(TensorOperator):
         if not self.shape_in_values:
             return (*self.layout(ws, 0).shape, *self.extra)
         like = self.tensor(ws, 0)
-        if like.ndim != 1 or like.dtype.kind not in "iu":
+        if like.ndim != 1 or not like.size or like.dtype != INT64:
             raise self.fail(
-                f"the input is a shape: one dimension of integers; got {like.dtype} of shape {like.shape}"
+                f"the input is a shape: a vector of int64, not empty; got {like.dtype} of shape {like.shape}"
             )
         shape = (*(int(n) for n in like.tolist()), *self.extra)
         self._check_lengths(shape)
         return shape
+
+    def _converted(self, values: Sequence[float], dtype: np.dtype[np.generic]) -> np.ndarray[Any, Any]:
+        """Return values as an array; they must be whole numbers if the dtype holds only such."""
+        if dtype.kind in "iub":
+            for value in values:
+                if not float(value).is_integer():
+                    raise self.fail(f"{dtype.name} cannot hold value {value}")
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, as in Caffe2
+            return np.array(values, dtype)
 
     def _check_lengths(self, shape: Shape) -> None:
         if any(n < 0 for n in shape):
@@ -89,9 +99,8 @@ class ConstantFillOp(FillOp):
         elif dtype is None:
             self.dtype = np.dtype(np.float32 if isinstance(self.value, float) else np.int64)
         else:
-            self.dtype = data_type(dtype)
-            if self.dtype.kind in "iu" and self.value != int(self.value):
-                raise self.fail(f"{self.dtype.name} cannot hold value {self.value}")
+            self.dtype = self.data_type("dtype")
+            self._converted([self.value], self.dtype)
 
     def run(self, ws: Workspace) -> None:
         dtype = self.dtype
@@ -106,11 +115,10 @@ class ConstantFillOp(FillOp):
 class GivenFillOp(FillOp):
     """A tensor of given values, in row-major order."""
 
-    dtype: np.dtype[np.generic]
-
     def __init__(self, definition: Operator) -> None:
         super().__init__(definition)
-        self.values = np.array(self.argument("values"), self.dtype)
+        self.dtype = self.data_type("dtype")
+        self.values = self._converted(self.argument("values"), self.dtype)
         if not self.inputs:
             self._check_size(self.shape)
 
@@ -143,20 +151,19 @@ class GivenFillOp(FillOp):
 class GivenTensorFillOp(GivenFillOp):
     """A tensor of given values, of float32 unless `dtype` says otherwise."""
 
-    def __init__(self, definition: Operator) -> None:
-        self.dtype = data_type(self.schema.argument(definition, "dtype"))
-        super().__init__(definition)
-
 
 @register_operator(
     "GivenTensorInt64Fill",
     inputs=(0, 1),
     outputs=1,
     in_place=[(0, 0)],
-    arguments={**SHAPE, "values": "ints"},
+    arguments={**SHAPE, "values": "ints", "dtype": ("dtype", "int64")},
     stops_gradient=True,
 )
 class GivenTensorInt64FillOp(GivenFillOp):
     """An int64 tensor of given values."""
 
-    dtype = np.dtype(np.int64)
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        if self.dtype != INT64:
+            raise self.fail(f"dtype can only be int64, got {self.dtype}; GivenTensorFill makes others")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, TensorOperator, array_module, check_indices
+from numscope.operators.tensors import Array, Shape, TensorOperator, array_module, check_indices
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -115,6 +115,7 @@ class DistanceOp(TensorOperator):
 
     def difference(self, ws: Workspace) -> tuple[Array, Array]:
         """Return X, and X - Y as one row for each entry of the first dimension."""
+        self.floating(ws, 0)
         x, y = self.alike(ws, 0, 1)
         if x.shape != y.shape:
             raise self.fail(f"both must have one shape, got {x.shape} and {y.shape}")
@@ -140,7 +141,12 @@ class SquaredL2DistanceGradientOp(DistanceOp):
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         x, rows = self.difference(ws)
-        rows *= self.tensor(ws, 2).reshape(-1, 1)
+        gradient = self.tensor(ws, 2)
+        if gradient.shape != rows.shape[:1]:
+            raise self.fail(
+                f"gradient {self.inputs[2]!r} has shape {gradient.shape}, expected {rows.shape[:1]}"
+            )
+        rows *= gradient.reshape(-1, 1)
         xp.copyto(self.output(ws, 0, x.shape, x.dtype), rows.reshape(x.shape))
         xp.negative(rows.reshape(x.shape), out=self.output(ws, 1, x.shape, x.dtype))
 
@@ -148,12 +154,19 @@ class SquaredL2DistanceGradientOp(DistanceOp):
 class SoftmaxOp(TensorOperator):
     """What SoftmaxWithLoss and its gradient share."""
 
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        if not self.argument("scale") >= 0:
+            raise self.fail(f"scale must not be negative, got {self.argument('scale')}")
+        if self.argument("order").upper() != "NCHW":
+            raise self.fail(f"order can only be 'NCHW', got {self.argument('order')!r}")
+
     def read(self, ws: Workspace, has_weights: bool) -> tuple[Array, Array, Array | None]:
         """Return the labels as targets of shape (N, D), the logits as (N, D), and the weights as (N, 1)."""
         x, labels = self.floating(ws, 0), self.tensor(ws, 1)
         axis = self.argument("axis")
         start = axis if axis >= 0 else axis + x.ndim
-        if not 0 <= start <= x.ndim:
+        if not 0 <= start < x.ndim:
             raise self.fail(f"axis {axis} does not exist in logits of shape {x.shape}")
         rows = math.prod(x.shape[:start])
         logits = x.reshape(rows, math.prod(x.shape[start:]))
@@ -161,9 +174,10 @@ class SoftmaxOp(TensorOperator):
         if weights is not None and weights.shape[0] != rows:
             raise self.fail(f"expected {rows} weights, one a row, got {weights.shape[0]}")
         xp = array_module(ws.device)
+        read = (math.prod(labels.shape[:start]), math.prod(labels.shape[start:]))
         if self.argument("label_prob"):
-            return self._probabilities(xp, labels, logits), logits, weights
-        return self._one_hot(xp, labels, logits), logits, weights
+            return self._probabilities(xp, labels, read, logits), logits, weights
+        return self._one_hot(xp, labels, read, logits), logits, weights
 
     def factor(self, xp: ModuleType, rows: int, weights: Array | None) -> Any:
         """Return what the sum of the losses is multiplied with; weights stay on their device."""
@@ -171,11 +185,15 @@ class SoftmaxOp(TensorOperator):
         if weights is None:
             return scale / rows if rows else 0.0
         total = weights.sum()
-        return xp.where(total == 0, total, scale / total)
+        divisor = max(rows, 1) if self.argument("average_by_batch_size") else total
+        return xp.where(total == 0, total, scale / divisor)
 
-    def _probabilities(self, xp: ModuleType, labels: Array, logits: Array) -> Array:
-        if labels.size != logits.size:
-            raise self.fail(f"with label_prob the labels have the shape of the logits, got {labels.shape}")
+    def _probabilities(self, xp: ModuleType, labels: Array, read: Shape, logits: Array) -> Array:
+        if read != logits.shape:
+            raise self.fail(
+                f"with label_prob the labels are read as the logits are, as {logits.shape}; got shape "
+                f"{labels.shape}"
+            )
         targets = labels.reshape(logits.shape)
         if targets.size and bool((targets < 0).any()):
             raise self.fail("label probabilities must not be negative")
@@ -183,14 +201,14 @@ class SoftmaxOp(TensorOperator):
             raise self.fail("label probabilities must sum to 1 in each row")
         return targets
 
-    def _one_hot(self, xp: ModuleType, labels: Array, logits: Array) -> Array:
+    def _one_hot(self, xp: ModuleType, labels: Array, read: Shape, logits: Array) -> Array:
         rows, classes = logits.shape
         if labels.dtype.kind not in "iu":
             raise BlobTypeError(
                 f"{self.definition!r}: labels {self.inputs[1]!r} must be integers, got {labels.dtype}; "
                 "label_prob=1 takes probabilities"
             )
-        if labels.size != rows:
+        if read != (rows, 1):
             raise self.fail(f"expected {rows} labels, one a row, got shape {labels.shape}")
         flat = labels.reshape(-1)
         check_indices(self, "labels", flat, classes)
@@ -199,7 +217,13 @@ class SoftmaxOp(TensorOperator):
         return targets
 
 
-SOFTMAX = {"label_prob": ("bool", False), "scale": ("number", 1.0), "axis": ("int", 1)}
+SOFTMAX: dict[str, Any] = {
+    "label_prob": ("bool", False),
+    "scale": ("number", 1.0),
+    "axis": ("int", 1),
+    "average_by_batch_size": ("bool", False),
+    "order": ("str", "NCHW"),
+}
 
 
 @register_operator("SoftmaxWithLoss", inputs=(2, 3), outputs=2, arguments=SOFTMAX, gradient=_softmax_gradient)
@@ -207,7 +231,8 @@ class SoftmaxWithLossOp(SoftmaxOp):
     """[X, labels] or [X, labels, weights] -> [P, loss].
 
     P is softmax of the rows of X; the loss is scale * sum(w * -log P[label]) / sum(w), a tensor without
-    dimensions, 0 if the weights sum to 0. The labels are integers, one a row, or with `label_prob` one
+    dimensions, 0 if the weights sum to 0; with `average_by_batch_size` it is divided by the number of rows
+    instead. The labels are integers, one a row, or with `label_prob` one
     probability for each class.
     """
 

@@ -53,7 +53,7 @@ def as_matrix(operator: TensorOperator, array: Array, axis: int) -> Array:
     if axis == 1 and array.ndim == 2:
         return array
     start = axis + array.ndim if axis < 0 else axis
-    if not 0 <= start <= array.ndim:
+    if not 0 <= start < array.ndim:
         raise operator.fail(f"axis {axis} does not exist in a tensor of shape {array.shape}")
     return array.reshape(math.prod(array.shape[:start]), math.prod(array.shape[start:]))
 
@@ -79,6 +79,7 @@ class MatMulOp(TensorOperator):
         self.transposed = bool(self.argument("trans_a")), bool(self.argument("trans_b"))
 
     def run(self, ws: Workspace) -> None:
+        self.floating(ws, 0)
         first, second = self.alike(ws, 0, 1)
         a = as_matrix(self, first, self.axes[0])
         b = as_matrix(self, second, self.axes[1])
@@ -108,8 +109,9 @@ class FCOp(TensorOperator):
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
+        self.floating(ws, 0)
         x, w = self.alike(ws, 0, 1)
-        bias = self.tensor(ws, 2)
+        _, bias = self.alike(ws, 0, 2)
         axis = self.argument("axis")
         rows, weights = as_matrix(self, x, axis), as_matrix(self, w, self.argument("axis_w"))
         if rows.shape[1] != weights.shape[1] or bias.shape != (weights.shape[0],):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CastGradientOp", "CastOp", "CopyOnDeviceLikeOp", "CopyOp", "FreeOp", "StopGradientOp"]
 
+FLOAT = 1  # of TensorProto.DataType
+
 
 def _copy_gradient(context: GradientContext) -> list[Operator]:
     read = [context.output_gradient(0), context.input_or_gradient(0)]
@@ -22,7 +24,7 @@ def _copy_gradient(context: GradientContext) -> list[Operator]:
 
 
 def _cast_gradient(context: GradientContext) -> list[Operator]:
-    if data_type(context.operator.args["to"]) not in FLOATING:
+    if data_type(context.operator.args.get("to", FLOAT)) not in FLOATING:
         return []
     read = [context.output_gradient(0), context.input_layout(0)]
     return [Operator("CastGradient", read, [context.input_gradient(0)], is_gradient_op=True)]
@@ -65,16 +67,23 @@ class StopGradientOp(CopyingOp):
     """Y = X, and no gradient flows back."""
 
 
-@register_operator("Cast", inputs=1, outputs=1, arguments={"to": "dtype"}, gradient=_cast_gradient)
+@register_operator(
+    "Cast",
+    inputs=1,
+    outputs=1,
+    arguments={"to": ("dtype", FLOAT), "from_type": ("dtype", FLOAT)},
+    gradient=_cast_gradient,
+)
 class CastOp(TensorOperator):
-    """Y = X converted to the dtype `to`, a name or one of Caffe2's numbers.
+    """Y = X converted to the dtype `to`, a name or one of Caffe2's numbers; float32 if it is left out.
 
-    A gradient flows between floating point types; that of an integer or bool input is zero.
+    Caffe2 needs `from_type` for the gradient; here X tells it, and the argument has no effect. A gradient
+    flows between floating point types; that of an integer or bool input is zero.
     """
 
     def __init__(self, definition: Operator) -> None:
         super().__init__(definition)
-        self.dtype = data_type(self.argument("to"))
+        self.dtype = self.data_type("to")
 
     def run(self, ws: Workspace) -> None:
         x = self.tensor(ws, 0)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from numscope.errors import OperatorError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import TensorOperator, array_module, broadcast, sum_to
+from numscope.operators.tensors import (
+    BROADCAST,
+    BroadcastingOperator,
+    TensorOperator,
+    array_module,
+    broadcast,
+    sum_to,
+)
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -23,7 +30,7 @@ def _pow_gradient(context: GradientContext) -> list[Operator]:
     if len(forward.inputs) == 2:
         read = [context.input(0), context.input(1), context.output(0), context.output_gradient(0)]
         made = [context.input_gradient(0), context.input_gradient(1)]
-        return [Operator("PowGradient", read, made, is_gradient_op=True)]
+        return [Operator("PowGradient", read, made, is_gradient_op=True, **forward.args)]
     if "exponent" not in forward.args:
         raise OperatorError(f"{forward!r}: {ONE_EXPONENT}")
     exponent = float(forward.args["exponent"])
@@ -42,11 +49,14 @@ def _pow_gradient(context: GradientContext) -> list[Operator]:
     inputs=(1, 2),
     outputs=1,
     in_place=[(0, 0), (1, 0)],
-    arguments={"exponent": ("number", None)},
+    arguments={**BROADCAST, "exponent": ("number", None)},
     gradient=_pow_gradient,
 )
-class PowOp(TensorOperator):
-    """Y = X ** exponent; the exponent is the argument or the second input."""
+class PowOp(BroadcastingOperator):
+    """Y = X ** exponent; the exponent is the argument or the second input.
+
+    Exponents of another shape than X need ``broadcast=1``, as in Caffe2.
+    """
 
     def __init__(self, definition: Operator) -> None:
         super().__init__(definition)
@@ -61,7 +71,12 @@ class PowOp(TensorOperator):
         if self.exponent is not None:
             xp.power(x, x.dtype.type(self.exponent), out=self.output(ws, 0, x.shape, x.dtype))
             return
-        base, exponent, shape = broadcast(self, *self.alike(ws, 0, 1))
+        exponents = self.tensor(ws, 1)
+        if x.shape != exponents.shape and not self.definition.args.get("broadcast"):
+            raise self.fail(
+                f"X has shape {x.shape}, the exponents have {exponents.shape}; broadcast=1 allows that"
+            )
+        base, exponent, shape = self.operands(ws)
         xp.power(base, exponent, out=self.output(ws, 0, shape, x.dtype))
 
 
@@ -70,7 +85,7 @@ class PowOp(TensorOperator):
     inputs=(2, 4),
     outputs=(1, 2),
     in_place=[(1, 0)],
-    arguments={"exponent": ("number", None), "from_output": ("bool", False)},
+    arguments={**BROADCAST, "exponent": ("number", None), "from_output": ("bool", False)},
 )
 class PowGradientOp(TensorOperator):
     """The gradients of Pow.

@@ -129,7 +129,12 @@ class Program:
 
     def _compile(self, position: int) -> None:
         definition = self._definitions[position]
-        compiled = find_operator(definition.type)(definition)
+        try:
+            compiled = find_operator(definition.type)(definition)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, NumscopeError):
+                raise
+            raise OperatorError(f"{definition!r} cannot be built: {error}") from error
         with _compiling:  # another thread may build the same net in a workspace of its own
             if position == len(self._compiled):
                 self._compiled.append(compiled)

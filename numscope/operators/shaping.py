@@ -12,19 +12,28 @@ from numscope import kernels
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, Shape, TensorOperator, array_module, check_indices
+from numscope.operators.tensors import (
+    Array,
+    Shape,
+    TensorLayout,
+    TensorOperator,
+    array_module,
+    check_indices,
+)
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
     from numscope.workspace import Workspace
 
 __all__ = [
+    "BatchGatherGradientOp",
     "ConcatOp",
     "GatherGradientOp",
     "GatherOp",
     "ReshapeOp",
     "SliceGradientOp",
     "SliceOp",
+    "SparseToDenseOp",
     "SplitOp",
 ]
 
@@ -106,9 +115,11 @@ class ReshapeOp(TensorOperator):
         """Return the shape that is meant by one with zeros and at most one -1."""
         if any(n < -1 for n in wanted) or wanted.count(-1) > 1:
             raise self.fail(f"a shape has lengths, zeros and at most one -1, got {wanted}")
-        if any(n == 0 and i >= x.ndim for i, n in enumerate(wanted)):
-            raise self.fail(f"shape {wanted} copies a dimension that {x.shape} does not have")
-        shape = tuple(x.shape[i] if n == 0 else n for i, n in enumerate(wanted))
+        shape = wanted
+        if x.size:  # of an empty tensor, 0 is a length: its gradient gets back any old shape
+            if any(n == 0 and i >= x.ndim for i, n in enumerate(wanted)):
+                raise self.fail(f"shape {wanted} copies a dimension that {x.shape} does not have")
+            shape = tuple(x.shape[i] if n == 0 else n for i, n in enumerate(wanted))
         if -1 in shape:
             # Copied lengths cancel out, which tells the rest also of a batch without examples.
             size = math.prod(n for i, n in enumerate(x.shape) if i >= len(wanted) or wanted[i] != 0)
@@ -120,24 +131,39 @@ class ReshapeOp(TensorOperator):
         return shape
 
 
-JOIN: dict[str, Any] = {"axis": ("int", 1), "add_axis": ("bool", False)}
+JOIN: dict[str, Any] = {"axis": ("int", None), "add_axis": ("bool", False), "order": ("str", "NCHW")}
+
+
+class JoiningOp(TensorOperator):
+    """What Concat and Split share: an axis, which is that of the channels in `order` if it is not given."""
+
+    def __init__(self, definition: Operator) -> None:
+        super().__init__(definition)
+        order = self.argument("order").upper()
+        if order not in ("NCHW", "NHWC"):
+            raise self.fail(f"order must be 'NCHW' or 'NHWC', got {self.argument('order')!r}")
+        axis = self.argument("axis")
+        if axis is not None and "order" in definition.args:
+            raise self.fail("axis and order exclude one another: order stands for the axis of its C")
+        self.given_axis: int = order.index("C") if axis is None else axis
+
+    def axis_of(self, dimensions: int) -> int:
+        """Return the axis, counted from the first of some dimensions."""
+        axis = self.given_axis + dimensions if self.given_axis < 0 else self.given_axis
+        if not 0 <= axis < dimensions:
+            raise self.fail(f"axis {self.given_axis} does not exist in a tensor of {dimensions} dimensions")
+        return axis
 
 
 @register_operator("Concat", inputs=(1, None), outputs=2, arguments=JOIN, gradient=_concat_gradient)
-class ConcatOp(TensorOperator):
+class ConcatOp(JoiningOp):
     """[X0, X1, ...] -> [Y, lengths along the axis]; with `add_axis` along a new axis."""
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         parts = [self.tensor(ws, i) for i in range(len(self.inputs))]
         adds = bool(self.argument("add_axis"))
-        dimensions = parts[0].ndim + adds
-        axis = self.argument("axis")
-        axis = axis + dimensions if axis < 0 else axis
-        if not 0 <= axis < dimensions:
-            raise self.fail(
-                f"axis {self.argument('axis')} does not exist in a result of {dimensions} dimensions"
-            )
+        axis = self.axis_of(parts[0].ndim + adds)
         if adds:
             parts = [xp.expand_dims(part, axis) for part in parts]
         first = parts[0]
@@ -155,16 +181,15 @@ class ConcatOp(TensorOperator):
 
 
 @register_operator("Split", inputs=2, outputs=(1, None), arguments=JOIN)
-class SplitOp(TensorOperator):
+class SplitOp(JoiningOp):
     """[Y, lengths] -> [X0, X1, ...]: the inverse of Concat, and its gradient."""
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         y = self.tensor(ws, 0)
         lengths = [int(n) for n in integers(self, ws, 1).tolist()]
-        axis = self.argument("axis")
-        axis = axis + y.ndim if axis < 0 else axis
-        if not 0 <= axis < y.ndim or len(lengths) != len(self.outputs) or sum(lengths) != y.shape[axis]:
+        axis = self.axis_of(y.ndim)
+        if len(lengths) != len(self.outputs) or min(lengths) < 0 or sum(lengths) != y.shape[axis]:
             raise self.fail(f"lengths {lengths} do not divide axis {axis} of shape {y.shape}")
         start = 0
         before = (slice(None),) * axis
@@ -188,11 +213,17 @@ class SlicingOp(TensorOperator):
         if windows not in (0, 2) or given == (windows == 2):
             raise self.fail("expected starts and ends, both as arguments or both as inputs")
 
+    def places(self, ws: Workspace, i: int) -> Shape:
+        """Return input `i`: the starts or the ends."""
+        places = integers(self, ws, i)
+        if places.ndim != 1:
+            raise self.fail(f"starts and ends have one dimension, got shape {places.shape}")
+        return tuple(places.tolist())
+
     def window(self, ws: Workspace, shape: Shape) -> tuple[slice | EllipsisType, ...]:
         """Return the slices; negative starts and ends count from the length plus one, as in Caffe2."""
         if len(self.inputs) > self.tensors:
-            starts = tuple(integers(self, ws, 1).reshape(-1).tolist())
-            ends = tuple(integers(self, ws, 2).reshape(-1).tolist())
+            starts, ends = self.places(ws, 1), self.places(ws, 2)
         else:
             starts, ends = self.argument("starts"), self.argument("ends")
         if len(starts) != len(ends) or len(starts) > len(shape):
@@ -246,14 +277,17 @@ GATHER: dict[str, Any] = {"axis": ("int", 0), "dense_gradient": ("bool", True)}
 class GatheringOp(TensorOperator):
     """What Gather and its gradient share."""
 
+    position: ClassVar[int] = 1  # of the indices
+
     def place(self, ws: Workspace, shape: Shape) -> tuple[Array, int]:
         """Return the indices, which must lie in data of a shape, and the axis that they count along."""
-        indices = integers(self, ws, 1)
+        indices = integers(self, ws, self.position)
         axis = self.argument("axis")
         axis = axis + len(shape) if axis < 0 else axis
         if not 0 <= axis < len(shape):
             raise self.fail(f"axis {self.argument('axis')} does not exist in data of shape {shape}")
-        check_indices(self, "indices", indices, shape[axis])
+        if math.prod(shape[:axis]) * math.prod(shape[axis + 1 :]):  # else nothing is looked up
+            check_indices(self, "indices", indices, shape[axis])
         return indices, axis
 
 
@@ -266,6 +300,8 @@ class GatherOp(GatheringOp):
         indices, axis = self.place(ws, data.shape)
         shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
         y = self.output(ws, 0, shape, data.dtype)
+        if not y.size:
+            return
         # The range is checked above; NumPy's default mode would go through a buffer (CuPy has no modes).
         xp = array_module(ws.device)
         xp.take(data, indices, axis=axis, out=y, **({"mode": "clip"} if xp is np else {}))
@@ -276,9 +312,17 @@ class GatherGradientOp(GatheringOp):
     """[data, indices, dY] -> a dense gradient of the data; repeated indices add up."""
 
     def run(self, ws: Workspace) -> None:
+        self.scatter(ws, self.layout(ws, 0), self.tensor(ws, 2))
+
+    def scatter(self, ws: Workspace, data: Array | TensorLayout, dy: Array) -> None:
+        """Write the gradient of data of some layout."""
         xp = array_module(ws.device)
-        data, dy = self.layout(ws, 0), self.tensor(ws, 2)
         indices, axis = self.place(ws, data.shape)
+        if dy.shape != (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]):
+            raise self.fail(
+                f"a gradient of shape {dy.shape} does not fit data of shape {data.shape} and indices of "
+                f"shape {indices.shape}"
+            )
         gradient = self.output(ws, 0, data.shape, data.dtype)
         gradient.fill(0)
         if not gradient.size:
@@ -293,3 +337,18 @@ class GatherGradientOp(GatheringOp):
         )
         if axis:
             xp.copyto(gradient, xp.moveaxis(first, 0, axis))
+
+
+@register_operator("BatchGatherGradient", inputs=3, outputs=1, arguments={**GATHER, "axis": ("int", 1)})
+class BatchGatherGradientOp(GatherGradientOp):
+    """GatherGradient by the name that it has in Caffe2's nets, along another axis than the first."""
+
+
+@register_operator("SparseToDense", inputs=3, outputs=1, arguments=GATHER)
+class SparseToDenseOp(GatherGradientOp):
+    """[indices, dY, data] -> the gradient of the data, as Caffe2's nets have it along the first axis."""
+
+    position = 0
+
+    def run(self, ws: Workspace) -> None:
+        self.scatter(ws, self.layout(ws, 2), self.tensor(ws, 1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from numscope import kernels
+from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
 from numscope.operators.tensors import FLOATING, Array, TensorOperator, array_module
@@ -37,16 +38,18 @@ def _weighted_sum_gradient(context: GradientContext) -> list[Operator]:
         read += [context.input(i) if on_weights else context.input_layout(i), context.input(i + 1)]
     if on_weights:
         made += [context.input_gradient(i) for i in range(1, len(forward.inputs), 2)]
-    return [Operator("WeightedSumGradient", read, made, is_gradient_op=True)]
+    return [Operator("WeightedSumGradient", read, made, is_gradient_op=True, **forward.args)]
 
 
 class SameShapeOp(TensorOperator):
-    """An operator on tensors of one shape and dtype."""
+    """An operator on numbers of one shape and dtype."""
 
     def terms(self, ws: Workspace, positions: range) -> list[Array]:
         """Return the inputs at some positions, which must be alike."""
         arrays = [self.tensor(ws, i) for i in positions]
         for i, array in zip(positions, arrays, strict=True):
+            if array.dtype.kind == "b":
+                raise BlobTypeError(f"{self.definition!r}: {self.inputs[i]!r} must be numbers, got bool")
             if array.shape != arrays[0].shape or array.dtype != arrays[0].dtype:
                 raise self.fail(
                     f"the terms must be of one shape and dtype: {self.inputs[positions[0]]!r} is "
@@ -108,14 +111,22 @@ class WeightedSumOp(SameShapeOp):
         return weight.reshape(())
 
 
-@register_operator("WeightedSumGradient", inputs=(3, None), outputs=(1, None))
+@register_operator(
+    "WeightedSumGradient", inputs=(3, None), outputs=(1, None), arguments={"grad_on_w": ("bool", False)}
+)
 class WeightedSumGradientOp(TensorOperator):
-    """[dY, X0, w0, X1, w1, ...] -> dX0, dX1, ... and, if there are as many outputs more, dw0, dw1, ..."""
+    """[dY, X0, w0, X1, w1, ...] -> dX0, dX1, ... and, with `grad_on_w`, dw0, dw1, ..."""
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         dy = self.tensor(ws, 0)
         count = len(self.inputs) // 2
+        wanted = 2 * count if self.argument("grad_on_w") else count
+        if len(self.inputs) % 2 == 0 or len(self.outputs) != wanted:
+            raise self.fail(
+                f"expected a gradient, then tensors with their weights, and {wanted} outputs; got "
+                f"{len(self.inputs)} inputs and {len(self.outputs)} outputs"
+            )
         for k in range(count):
             weight = self.floating(ws, 2 * k + 2).reshape(())
             xp.multiply(dy, weight, out=self.output(ws, k, dy.shape, dy.dtype))

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from numscope.workspace import Workspace
 
 __all__ = [
+    "BROADCAST",
     "FLOATING",
     "Array",
+    "BroadcastingOperator",
     "Shape",
     "TensorLayout",
     "TensorOperator",
@@ -35,6 +37,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray
 Shape = tuple[int, ...]
 
 FLOATING = frozenset(known_dtype(t) for t in ("float16", "float32", "float64", "bfloat16"))
+BROADCAST: dict[str, Any] = {"broadcast": ("bool", False), "axis": ("int", -1)}  # arguments of `broadcast`
 
 
 class TensorLayout(NamedTuple):
@@ -83,6 +86,13 @@ class TensorOperator(CompiledOperator):
         super().__init__(definition)
         self.inputs = definition.inputs
         self.outputs = definition.outputs
+
+    def data_type(self, key: str) -> np.dtype[Any]:
+        """Return the dtype that an argument stands for."""
+        try:
+            return data_type(self.argument(key))
+        except OperatorError as error:
+            raise self.fail(f"argument {key!r}: {error}") from None
 
     def tensor(self, ws: Workspace, i: int) -> Array:
         """Return input `i`, which must be a tensor.
@@ -155,6 +165,30 @@ class TensorOperator(CompiledOperator):
         return OperatorError(f"{self.definition!r}: {text}")
 
 
+class BroadcastingOperator(TensorOperator):
+    """An operator on two tensors of one dtype that are broadcast to one shape."""
+
+    def operands(self, ws: Workspace) -> tuple[Array, Array, Shape]:
+        """Return both inputs ready to be combined, and the shape of the result.
+
+        Raises
+        ------
+        BlobTypeError
+            They are no tensors of one dtype.
+        OperatorError
+            Their shapes do not fit, or one that is overwritten does not have the result's.
+        """
+        first, second = self.alike(ws, 0, 1)
+        a, b, shape = broadcast(self, first, second)
+        for name, operand in zip(self.inputs, (first, second), strict=True):
+            if name == self.outputs[0] and operand.shape != shape:
+                raise self.fail(
+                    f"in-place output {name!r} has shape {operand.shape}, the result has {shape}; "
+                    "give the output another name"
+                )
+        return a, b, shape
+
+
 def data_type(value: int | str) -> np.dtype[Any]:
     """Return the dtype of a ``dtype`` or ``to`` argument.
 
@@ -181,7 +215,8 @@ def broadcast(operator: TensorOperator, a: Array, b: Array) -> tuple[Array, Arra
     """Return two arrays ready to be combined, and the shape of the result.
 
     NumPy's rule; with the argument ``broadcast=1`` Caffe2's older one: the result has the shape of `a`, and
-    `b` is aligned with its dimensions from ``axis`` on (-1: with the last ones).
+    `b` is aligned with its dimensions from ``axis`` on (-1: with the last ones). Without it, `axis` has no
+    effect, as in Caffe2.
 
     Raises
     ------
@@ -196,14 +231,15 @@ def broadcast(operator: TensorOperator, a: Array, b: Array) -> tuple[Array, Arra
             return a, b.reshape(()), a.shape
         axis = arguments.get("axis", -1)
         start = a.ndim - b.ndim if axis == -1 else axis
-        if start < 0 or a.shape[start : start + b.ndim] != b.shape:
+        # Lengths of 1 are stretched at either end of b's shape, but not between others.
+        long = [i for i, n in enumerate(b.shape) if n != 1]
+        inner = slice(long[0], long[-1] + 1)
+        if not 0 <= start <= a.ndim - b.ndim or a.shape[start:][inner] != b.shape[inner]:
             raise operator.fail(
                 f"shape {b.shape} of the second input does not fit {a.shape} of the first "
                 f"from dimension {start} on"
             )
         return a, b.reshape(b.shape + (1,) * (a.ndim - start - b.ndim)), a.shape
-    if arguments.get("axis", -1) != -1:
-        raise operator.fail("axis has no meaning without broadcast=1")
     try:
         shape = np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
