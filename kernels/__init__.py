@@ -196,7 +196,7 @@ def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0, stream
     ValueError
         For an index out of range, shapes that do not fit, and a read-only destination.
     """
-    arrays.scatter_add(dst, indices, rows, float(alpha), stream)
+    arrays.scatter_add(dst, indices, rows, arrays.as_factor(alpha), stream)
 
 
 def warmup() -> None:

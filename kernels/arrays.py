@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .pieces import OverlapError, Pieces, as_array, check_overlap, device_of, is_on_device
 from .plan import Plan, Prepared, Stats, bind, make_plan, merge, prepare, scatter_variant
 
-__all__ = ["run", "scatter_add"]
+__all__ = ["as_factor", "run", "scatter_add"]
 
 _Arrays = list[NDArray[Any]]
 
@@ -33,6 +33,8 @@ def run(
     stream: Any = None,
 ) -> Stats | None:
     """Run an operation on one array or many; small ndarrays of dtypes seen before go the short way."""
+    if type(alpha) is not float:
+        alpha = as_factor(alpha)
     if stream is not None:
         with _on(stream, dst):
             return run(operation, dst, src, alpha, beta, zero_source, stats, nontemporal)
@@ -44,7 +46,17 @@ def run(
                 found = single(dst, origin, alpha)
                 if not isinstance(found, bool):
                     return found
-    return _run(operation, dst, src, float(alpha), beta, zero_source, stats, nontemporal)
+    return _run(operation, dst, src, alpha, beta, bool(zero_source), stats, nontemporal)
+
+
+def as_factor(alpha: object) -> float:
+    """Return a factor as a float; TypeError unless it is a real number."""
+    try:
+        if isinstance(alpha, str | bytes):  # float("2") is one
+            raise TypeError
+        return float(alpha)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"alpha must be a real number, got {type(alpha).__name__} {alpha!r}") from None
 
 
 def _run(
@@ -259,6 +271,8 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) ->
             f"rows of shape {added.shape} at indices of shape {numbers.shape} do not fit a destination of "
             f"shape {target.shape}: expected indices (k,) and rows (k, *{target.shape[1:]})"
         )
+    if len(numbers) and not len(target):
+        raise ValueError(f"{len(numbers)} indices into a destination without rows: expected none")
     if not is_on_device(numbers):  # those on a device are checked there: to look at them here is to wait
         wrong = np.flatnonzero((numbers < 0) | (numbers >= len(target)))
         if len(wrong):
@@ -267,8 +281,6 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) ->
                 f"expected 0 to {len(target) - 1}"
             )
         numbers = np.ascontiguousarray(numbers, np.int64)
-    elif len(numbers) and not len(target):
-        raise ValueError(f"{len(numbers)} indices into a destination without rows: expected none")
     if not added.size:
         return
     (added,) = _contiguous([added], None)

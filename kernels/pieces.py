@@ -67,7 +67,7 @@ def as_array(x: Any) -> NDArray[Any]:
     ----------
     x : array_like
         An ndarray, or anything with ``__array_interface__``, ``__cuda_array_interface__`` or
-        ``__dlpack__``; of PyTorch also the types that NumPy's DLPack does not know.
+        ``__dlpack__``; of PyTorch and JAX also the types that NumPy's DLPack does not know.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def as_array(x: Any) -> NDArray[Any]:
         elif hasattr(x, "__array_interface__"):
             x = np.asarray(x)
         elif hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] == 1:
-            x = np.from_dlpack(x)
+            x = _from_dlpack(x)
         else:
             raise TypeError(
                 f"expected an array on the host or on a CUDA device, got "
@@ -110,9 +110,23 @@ def is_on_device(x: Any) -> bool:
     return device()[0] == _CUDA if device is not None else hasattr(x, "__cuda_array_interface__")
 
 
+def _from_dlpack(x: Any) -> NDArray[Any]:
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError):  # NumPy knows no bfloat16 and float8 there, JAX gives them otherwise
+        array = np.asarray(x).view()
+    array.flags.writeable = False  # what was asked for may be a copy
+    return array
+
+
 def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
     if tensor.device.type != "cpu":
         raise TypeError(f"expected a tensor on the host, got one on {tensor.device}")
+    if tensor.is_conj() or tensor.is_neg():
+        raise TypeError(
+            "expected a tensor whose elements are in memory as they are, got one that is conjugated or "
+            "negated when it is read; pass tensor.resolve_conj().resolve_neg()"
+        )
     name = str(tensor.dtype).removeprefix("torch.")
     tensor = tensor.detach()
     if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):

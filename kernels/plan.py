@@ -215,6 +215,7 @@ def make_plan(
         raise ValueError(f"stats must be True, False or 'norm', got {stats!r}")
     if zero_source and operation != "accumulate":
         raise ValueError(f"zero_source is a matter of accumulate, not of {operation}")
+    zero_source = bool(zero_source)  # another true value would be a number to NumPy's masks of overlaps
     source = dst if src is None else src
     _check_matching(dst, source)
     pairs: list[tuple[Pieces, Pieces | None]] = [(dst, src)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import numscope as ns
+from numscope import kernels
 
 TYPES = ["bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64"]
 WORDS = ["bfloat16", "float8_e4m3fn", "float8_e5m2"]
@@ -43,6 +44,9 @@ def test_jax_arrays_are_read_without_a_copy(ws, dtype):
     jax = pytest.importorskip("jax")
     array = jax.numpy.ones((3, 4), dtype)
     assert ws.source(array, "x").ctypes.data == array.unsafe_buffer_pointer()
+    assert kernels.Pieces.of([array]).addresses[0] == array.unsafe_buffer_pointer()
+    with pytest.raises(ValueError, match="read-only"):
+        kernels.zero(array)
 
 
 def test_a_tensor_keeps_its_memory(ws):

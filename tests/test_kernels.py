@@ -320,6 +320,13 @@ def test_overlaps_are_right_or_refused():
             ValueError,
             "source to be zeroed is read-only",
         ),
+        (
+            lambda x: kernels.accumulate(x, x, alpha="2"),
+            TypeError,
+            "alpha must be a real number, got str '2'",
+        ),
+        (lambda x: kernels.scale(x, None), TypeError, "alpha must be a real number, got NoneType"),
+        (lambda x: kernels.scale(x, 1j), TypeError, "alpha must be a real number, got complex"),
         (lambda x: kernels.set_num_threads(0), ValueError, "at least 1, got 0"),
         (lambda x: kernels.set_num_threads(1.5), TypeError, "must be an int, got float"),
     ],
@@ -329,6 +336,43 @@ def test_wrong_arguments_say_so_and_change_nothing(call, error, text):
     with pytest.raises(error, match=text):
         call(x)
     assert np.all(x == 7)
+
+
+@pytest.mark.parametrize("alpha", [2, True + 1, np.array(2.0), np.float32(2), np.int8(2), np.float64(2)])
+def test_any_real_number_is_a_factor_the_first_time_and_later(alpha):
+    for operation in (kernels.scale, lambda x, alpha: kernels.accumulate(x, x.copy(), alpha=alpha - 1)):
+        x = np.ones(5, "f4")
+        for power in range(1, 4):
+            operation(x, alpha)
+            assert np.all(x == 2**power)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_any_true_value_zeroes_the_source(count):
+    for yes in (1, "yes", np.True_):
+        targets, sources = ([np.full(3, i, "f4") for _ in range(count)] for i in (2, 3))
+        kernels.accumulate(targets, sources, zero_source=yes)
+        assert np.all(np.array(targets) == 5)
+        assert not np.any(sources)
+
+
+def test_dtypes_that_dlpack_lacks_are_read_and_not_written():
+    class Guest:  # as JAX: __dlpack__ for NumPy's types, __array__ for all
+        def __dlpack_device__(self):
+            return 1, 0
+
+        def __dlpack__(self, **arguments):
+            raise BufferError("no such type")
+
+        def __array__(self, dtype=None, copy=None):
+            return np.full(3, 2, BFLOAT16)
+
+    total = np.ones(3, "f4")
+    kernels.accumulate(total, Guest())
+    assert np.all(total == 3)
+    assert kernels.stats(Guest()).sum_of_squares == 12
+    with pytest.raises(ValueError, match="destination is read-only"):
+        kernels.zero(Guest())
 
 
 def test_prepared_calls_see_the_memory_as_it_is():
@@ -384,6 +428,17 @@ def test_torch_tensors_of_every_float_type():
     storage = torch.zeros(4, dtype=torch.float8_e5m2)
     kernels.copy(storage, torch.ones(4))
     assert storage.to(torch.float32).tolist() == [1, 1, 1, 1]
+
+
+def test_tensors_that_are_another_view_of_their_memory_are_refused():
+    torch = pytest.importorskip("torch")
+    tensor = torch.full((3,), 1 + 2j).conj()
+    for lazy in (tensor, tensor.imag):
+        with pytest.raises(TypeError, match="resolve_conj"):
+            kernels.zero(lazy)
+    total = np.zeros(3, "f4")
+    kernels.copy(total, tensor.imag.resolve_neg())
+    assert np.all(total == -2)
 
 
 def test_float16_without_the_processors_help(monkeypatch):

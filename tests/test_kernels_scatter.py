@@ -81,3 +81,14 @@ def test_wrong_arguments_change_nothing(arguments, error, text):
     with pytest.raises(error, match=text):
         kernels.scatter_add(table, *arguments)
     assert np.all(table == 7)
+
+
+def test_a_destination_without_rows_takes_none():
+    with pytest.raises(ValueError, match="1 indices into a destination without rows: expected none"):
+        kernels.scatter_add(np.empty((0, 3), "f4"), [0], np.ones((1, 3), "f4"))
+    kernels.scatter_add(np.empty((0, 3), "f4"), [], np.ones((0, 3), "f4"))
+
+
+def test_the_factor_is_a_real_number():
+    with pytest.raises(TypeError, match="alpha must be a real number, got str 'x'"):
+        kernels.scatter_add(np.zeros((2, 1), "f4"), [0], np.ones((1, 1), "f4"), alpha="x")
