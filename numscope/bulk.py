@@ -225,9 +225,13 @@ def _merging(
         except (TypeError, ValueError) as error:
             raise BindingError(
                 f"blob {group[0][0]._name!r} of {source_dtype} in workspace {workspace.name!r} cannot be "
-                f"{'added' if how.adds else 'copied'} into {target_dtype} in {other.name!r}: {error}"
+                f"{_done(how, unscaled)} into {target_dtype} in {other.name!r}: {error}"
             ) from error
     return calls
+
+
+def _done(how: Merging, unscaled: bool) -> str:
+    return "added" if how.adds else "copied" if unscaled else "scaled and copied"
 
 
 def _merging_group(group: list[tuple[Blob, Blob]], how: Merging, unscaled: bool) -> list[kernels.Prepared]:

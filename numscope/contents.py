@@ -372,7 +372,7 @@ def _specifications(tensors: object) -> dict[str, tuple[tuple[int, ...], np.dtyp
             ) from None
         try:
             kind = known_dtype(dtype)
-        except UnknownTypeError as error:
-            raise UnknownTypeError(f"tensor {name!r}: expected (shape, dtype): {error}") from None
-        wanted[name] = as_shape(shape, kind.itemsize), kind
+            wanted[name] = as_shape(shape, kind.itemsize), kind
+        except (BindingError, BlobTypeError, UnknownTypeError) as error:
+            raise type(error)(f"tensor {name!r}: expected (shape, dtype): {error}") from None
     return wanted

@@ -11,7 +11,7 @@ from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError
 from numscope.exclusive import Exclusive
 from numscope.region import Region
 
-__all__ = ["Namespace", "ancestors", "check_name"]
+__all__ = ["Namespace", "ancestors", "check_bindings", "check_name"]
 
 
 class Namespace:
@@ -188,10 +188,14 @@ class Namespace:
         BlobNotFoundError
             A name is forwarded to a blob that does not exist; it stays forwarded.
         BlobTypeError
-            The blob holds no tensor; the name stays forwarded.
+            The blob holds no tensor (the name stays forwarded), or `names` is no iterable of names.
         ArenaExhausted
             There is no room for the copy; the name stays forwarded.
         """
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise BlobTypeError(
+                f"names are an iterable of str, got {type(names).__name__} {names!r}; pass a list"
+            )
         with self._guard:
             for name in names:
                 mapping = self._forwarded.get(name)
@@ -308,10 +312,10 @@ def ancestors(start: Namespace) -> Iterator[Namespace]:
                 waiting.append(parent)
 
 
-def check_name(name: object) -> None:
+def check_name(name: object, what: str = "blob") -> None:
     """Raise a BlobTypeError unless a name is text."""
     if type(name) is not str and not isinstance(name, str):
-        raise BlobTypeError(f"the name of a blob is a str, got {type(name).__name__} {name!r}")
+        raise BlobTypeError(f"the name of a {what} is a str, got {type(name).__name__} {name!r}")
 
 
 def check_bindings(bindings: object) -> None:

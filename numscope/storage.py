@@ -84,8 +84,11 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
         )
         for name, array in arrays.items()
     }
-    path = os.path.abspath(path)
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=os.path.dirname(path))
+    path = os.path.abspath(os.fsdecode(path))
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=os.path.dirname(path))
+    except OSError as error:  # of a name that nobody has heard of
+        raise OSError(error.errno, error.strerror, path) from None
     try:
         os.close(handle)
         serialize_file(tensors, temporary, texts or None)
@@ -115,7 +118,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, deserialize
 
-    with open(path, "rb") as file:
+    with open(os.fspath(path), "rb") as file:  # not an int, which is a file that is open already
         content = file.read()
     try:
         tensors = dict(deserialize(content))  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from numscope.defaults import default_arena
 from numscope.device import resolve_device
 from numscope.errors import BindingError, BlobTypeError, OperatorError, StackError
 from numscope.files import Files
+from numscope.namespace import check_name
 from numscope.region import Region
 from numscope.scopes import current_device
 from numscope.transfer import transfer
@@ -47,6 +48,8 @@ class Workspace(Files):
     ------
     BindingError
         The parent lacks a bound name, or `parent`, `arena` and `device` contradict one another.
+    BlobTypeError
+        `parent`, `bindings`, `arena` or `name` is of another type.
     DeviceUnavailableError
         There is no such device, or the arena is closed.
 
@@ -68,6 +71,7 @@ class Workspace(Files):
         device: str | None = None,
         name: str = "workspace",
     ) -> None:
+        check_name(name, "workspace")
         if bindings is not None and parent is None:
             raise BindingError(
                 "Parent workspace must be specified for bindings: pass the workspace to bind to"
@@ -292,6 +296,7 @@ class Workspace(Files):
         It sees all names of this workspace; new names are its own. A scope of the same name asks at once
         for the memory that the last one needed.
         """
+        check_name(name, "scope")
         child = Workspace(self, name=f"{self._name}/{name}")
         child._region.wanted = self._scope_sizes.get(name, 0)
         try:

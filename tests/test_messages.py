@@ -56,6 +56,13 @@ def null():
     return ws
 
 
+def one_like(ws):
+    """Return a workspace with a blob x of the same value."""
+    other = ns.Workspace(arena=ws.arena)
+    other["x"] = ws["x"]
+    return other
+
+
 # What is done to a workspace "main" with blobs x (float64, shape (2,)) and t (text) and a child that sees
 # both; the error; and what its text has to say, in this order.
 CASES = {
@@ -77,6 +84,16 @@ CASES = {
         "Blob t is already.*another name",
     ),
     "name": (lambda ws, child: ws.feed(3, [1]), ns.BlobTypeError, "str, got int 3"),
+    "workspace name": (
+        lambda ws, child: ns.Workspace(ws, name=3),
+        ns.BlobTypeError,
+        "name of a workspace is a str, got int 3",
+    ),
+    "scope name": (
+        lambda ws, child: ws.scope(["x"]).__enter__(),
+        ns.BlobTypeError,
+        r"name of a scope is a str, got list \['x'\]",
+    ),
     "object": (
         lambda ws, child: ws.feed("y", object()),
         ns.UnknownTypeError,
@@ -119,6 +136,11 @@ CASES = {
         ns.BlobTypeError,
         r"'y': expected \(shape, dtype\), got 3; write",
     ),
+    "allocate many": (
+        lambda ws, child: ws.allocate({"a": (3, "f4"), "y": ((2, -3), "f4")}),
+        ns.BindingError,
+        r"'y'.*not be negative, got \(2, -3\)",
+    ),
     "get": (
         lambda ws, child: ws.get_blob("t").get(bytes),
         ns.BlobTypeError,
@@ -155,6 +177,11 @@ CASES = {
         ns.BindingError,
         """"add" or "copy", got 'max'""",
     ),
+    "merge scaled": (
+        lambda ws, child: (ws.feed("x", [1, 2]), one_like(ws).merge_into(ws, "copy", 2.0)),
+        ns.BindingError,
+        "'x' of int64.*cannot be scaled and copied into int64 in 'main'.*expected float16",
+    ),
     "merge names": (
         lambda ws, child: ws.zero("x"),
         ns.BlobTypeError,
@@ -164,6 +191,11 @@ CASES = {
         lambda ws, child: ws.zero(["t"]),
         ns.BlobTypeError,
         "'t' holds str, expected a tensor; leave",
+    ),
+    "copy names": (
+        lambda ws, child: child.copy_forwarded_tensors("x"),
+        ns.BlobTypeError,
+        "iterable of str, got str 'x'; pass a list",
     ),
     "null": (
         lambda ws, child: null()["x"],

@@ -157,9 +157,20 @@ def test_a_saved_file_has_the_rights_of_any_new_file(ws, path):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((path.parent / "plain").stat().st_mode)
 
 
+def test_a_path_is_text_bytes_or_a_path(ws, path):
+    ws["x"] = [1.0]
+    for kind in (str, os.fsencode):
+        ws.save(kind(path))
+        ws.load(kind(path))
+    for wrong in (None, 0):  # 0 is standard input
+        for call in (ws.save, ws.load):
+            with pytest.raises(TypeError, match=r"expected str, bytes or os\.PathLike object"):
+                call(wrong)
+
+
 def test_a_folder_that_is_not_there_is_an_os_error(ws, path):
     ws["x"] = [1.0]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"'.*nowhere/x\.safetensors'"):
         ws.save(path.parent / "nowhere" / "x.safetensors")
     with pytest.raises(OSError, match="directory"):
         ws.save(path.parent)
