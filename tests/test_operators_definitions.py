@@ -118,6 +118,16 @@ def test_probabilities_of_another_shape_are_not_those_of_the_classes(ws, labels)
         ws.run(op("SoftmaxWithLoss", "x labels", "p loss", label_prob=1))
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [([0.5, 0.6], "sum to 1"), ([1.5, -0.5], "not be negative"), ([np.nan, 1.0], "not be negative")],
+)
+def test_probabilities_are_checked(ws, row, message):
+    ws["x"], ws["labels"] = np.ones((2, 2)), np.array([[0.5, 0.5], row])
+    with pytest.raises(OperatorError, match=f"label probabilities must {message}"):
+        ws.run(op("SoftmaxWithLoss", "x labels", "p loss", label_prob=1))
+
+
 def test_labels_may_have_a_column_and_are_parted_as_the_logits(ws):
     ws["x"] = x = np.random.default_rng(0).standard_normal((2, 3, 4))
     for labels, axis in ((np.array([[5], [0]]), 1), (np.array([[0, 1, 2], [3, 0, 1]]), 2)):

@@ -115,8 +115,7 @@ class DistanceOp(TensorOperator):
 
     def difference(self, ws: Workspace) -> tuple[Array, Array]:
         """Return X, and X - Y as one row for each entry of the first dimension."""
-        self.floating(ws, 0)
-        x, y = self.alike(ws, 0, 1)
+        x, y = self.alike(ws, 0, 1, floating=True)
         if x.shape != y.shape:
             raise self.fail(f"both must have one shape, got {x.shape} and {y.shape}")
         return x, (x - y).reshape(x.shape[0] if x.ndim else 1, math.prod(x.shape[1:]))
@@ -195,9 +194,9 @@ class SoftmaxOp(TensorOperator):
                 f"{labels.shape}"
             )
         targets = labels.reshape(logits.shape)
-        if targets.size and bool((targets < 0).any()):
+        if not bool((targets >= 0).all()):
             raise self.fail("label probabilities must not be negative")
-        if bool((xp.abs(targets.sum(axis=1) - 1) > LABEL_SUM_TOLERANCE).any()):
+        if not bool((xp.abs(targets.sum(axis=1) - 1) < LABEL_SUM_TOLERANCE).all()):
             raise self.fail("label probabilities must sum to 1 in each row")
         return targets
 

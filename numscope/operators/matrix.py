@@ -79,8 +79,7 @@ class MatMulOp(TensorOperator):
         self.transposed = bool(self.argument("trans_a")), bool(self.argument("trans_b"))
 
     def run(self, ws: Workspace) -> None:
-        self.floating(ws, 0)
-        first, second = self.alike(ws, 0, 1)
+        first, second = self.alike(ws, 0, 1, floating=True)
         a = as_matrix(self, first, self.axes[0])
         b = as_matrix(self, second, self.axes[1])
         a = a.T if self.transposed[0] else a
@@ -109,9 +108,7 @@ class FCOp(TensorOperator):
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
-        self.floating(ws, 0)
-        x, w = self.alike(ws, 0, 1)
-        _, bias = self.alike(ws, 0, 2)
+        x, w, bias = self.alike(ws, 0, 1, 2, floating=True)
         axis = self.argument("axis")
         rows, weights = as_matrix(self, x, axis), as_matrix(self, w, self.argument("axis_w"))
         if rows.shape[1] != weights.shape[1] or bias.shape != (weights.shape[0],):
@@ -133,8 +130,7 @@ class FCGradientOp(TensorOperator):
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
-        x, w = self.alike(ws, 0, 1)
-        dy = self.tensor(ws, 2)
+        x, w, dy = self.alike(ws, 0, 1, 2, floating=True)
         rows = as_matrix(self, x, self.argument("axis"))
         weights = as_matrix(self, w, self.argument("axis_w"))
         if dy.size != rows.shape[0] * weights.shape[0]:

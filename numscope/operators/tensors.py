@@ -130,15 +130,19 @@ class TensorOperator(CompiledOperator):
             )
         return array
 
-    def alike(self, ws: Workspace, first: int, second: int) -> tuple[Array, Array]:
-        """Return two inputs, which must be tensors of one dtype."""
-        a, b = self.tensor(ws, first), self.tensor(ws, second)
-        if a.dtype != b.dtype:
-            raise BlobTypeError(
-                f"{self.definition!r}: inputs {self.inputs[first]!r} and {self.inputs[second]!r} must be of "
-                f"one dtype, got {a.dtype} and {b.dtype}; Cast converts one of them"
-            )
-        return a, b
+    def alike(self, ws: Workspace, *positions: int, floating: bool = False) -> list[Array]:
+        """Return some inputs, which must be tensors of one dtype, and that of floating point if so told."""
+        first = self.floating(ws, positions[0]) if floating else self.tensor(ws, positions[0])
+        arrays = [first]
+        for i in positions[1:]:
+            array = self.tensor(ws, i)
+            if array.dtype != first.dtype:
+                raise BlobTypeError(
+                    f"{self.definition!r}: inputs {self.inputs[positions[0]]!r} and {self.inputs[i]!r} must "
+                    f"be of one dtype, got {first.dtype} and {array.dtype}; Cast converts one of them"
+                )
+            arrays.append(array)
+        return arrays
 
     def output(self, ws: Workspace, j: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
         """Return output `j` as an array of a shape and dtype: the memory of the last run, if these fit."""
