@@ -10,7 +10,7 @@ import pytest
 
 from numscope.arena import Arena
 from numscope.errors import BlobTypeError, NumscopeError, OperatorError
-from numscope.operators import CompiledOperator, Do, If, Net, Operator, While, register_operator
+from numscope.operators import CompiledOperator, Do, If, Net, Operator, While, gradient, register_operator
 from numscope.stack import WorkspaceStack
 from numscope.workspace import Workspace
 
@@ -337,14 +337,14 @@ def test_a_second_ctrl_c_comes_at_once(ws):
         ws.run(op("If", "go", "", then_net=Net("t", [op("TestSleep")])))
 
 
+@register_operator("TestPress", inputs=0, outputs=0)
+class PressOp(CompiledOperator):
+    def run(self, ws):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_ctrl_c_after_the_last_operator_is_not_lost(ws):
     ws["go"] = np.array(True)
-
-    @register_operator("TestPress", inputs=0, outputs=0)
-    class PressOp(CompiledOperator):
-        def run(self, ws):
-            signal.raise_signal(signal.SIGINT)
-
     with pytest.raises(KeyboardInterrupt):
         ws.run(op("If", "go", "", then_net=Net("t", [op("TestPress")])))
     assert ws.run(op("If", "go", "", then_net=Net("t", [op("Copy", "go", "gone")])))
@@ -494,6 +494,26 @@ def test_what_cannot_be_differentiated_runs_forward(ws):
     count(ws, 3, x=np.array([1.0]))
     assert ws.run(Net("n", [While("go", body)]))
     assert ws["x"] == -8.0
+
+
+def refuse(context):
+    raise NotImplementedError(f"no gradient of {context.operator!r}")
+
+
+@register_operator("TestFussy", inputs=1, outputs=1, in_place=[(0, 0)], gradient=refuse)
+class FussyOp(CompiledOperator):
+    def run(self, ws):
+        ws[self.definition.outputs[0]] = 2 * ws[self.definition.inputs[0]]
+
+
+def test_an_operator_whose_gradient_cannot_be_made_runs_forward(ws):
+    """A Do asks it for what to save, before its net runs."""
+    net = Net("n", Do(Net("b", [op("Tanh", "x", "t"), op("TestFussy", "x", "x")])))
+    ws["x"] = np.array([1.0])
+    assert ws.run(net)
+    assert ws["x"] == 2.0
+    with pytest.raises(NotImplementedError, match=r"no gradient of TestFussy: \['x'\]"):
+        gradient(net, ["x"])
 
 
 def test_what_never_runs_in_a_loop_is_not_built(ws):

@@ -75,7 +75,7 @@ class Differentiation:
         for position in reversed(range(len(self._steps))):
             try:
                 self._differentiate(position, self._steps[position])
-            except OperatorError:
+            except Exception:  # of any type, as makers are users' too: a forward run must not fail for them
                 if not lenient:
                     raise
         self.gradients: dict[str, str] = {}
