@@ -294,21 +294,23 @@ def test_nets_can_be_nested_but_not_without_end(ws):
         ws.run(Net("b", Do(Net("a", Do(net)))))
 
 
+def square_gradient(context):
+    twice = f"{context.input_gradient(0)}_twice"
+    return [
+        Operator("Scale", [context.output_gradient(0)], [twice], scale=2.0),
+        Operator("Mul", [twice, context.input(0)], [f"{context.operator.inputs[0]}_grad"]),
+    ]
+
+
+@register_operator(
+    "TestSquare", inputs=1, outputs=1, gradient=square_gradient, arguments={"times": ("int", 1)}
+)
+class SquareOp(CompiledOperator):
+    def run(self, ws):
+        ws[self.definition.outputs[0]] = ws[self.definition.inputs[0]] ** 2 * self.argument("times")
+
+
 def test_registering_an_operator_with_a_gradient(ws):
-    def square_gradient(context):
-        twice = f"{context.input_gradient(0)}_twice"
-        return [
-            Operator("Scale", [context.output_gradient(0)], [twice], scale=2.0),
-            Operator("Mul", [twice, context.input(0)], [f"{context.operator.inputs[0]}_grad"]),
-        ]
-
-    @register_operator(
-        "TestSquare", inputs=1, outputs=1, gradient=square_gradient, arguments={"times": ("int", 1)}
-    )
-    class SquareOp(CompiledOperator):
-        def run(self, ws):
-            ws[self.definition.outputs[0]] = ws[self.definition.inputs[0]] ** 2 * self.argument("times")
-
     ws["x"] = np.array([1.0, 3.0])
     net = Net("n", [Operator("TestSquare", ["x"], ["y"])])
     backward, gradients = gradient(net, ["y"])
@@ -324,12 +326,13 @@ def test_registering_an_operator_with_a_gradient(ws):
             pass
 
 
-def test_an_operator_that_says_false_stops_its_net(ws):
-    @register_operator("TestRefuse", inputs=0, outputs=0)
-    class RefuseOp(CompiledOperator):
-        def run(self, ws):
-            return False
+@register_operator("TestRefuse", inputs=0, outputs=0)
+class RefuseOp(CompiledOperator):
+    def run(self, ws):
+        return False
 
+
+def test_an_operator_that_says_false_stops_its_net(ws):
     ws["x"] = np.ones(1)
     net = Net("n", [Operator("Copy", ["x"], ["y"]), Operator("TestRefuse"), Operator("Neg", ["x"], ["x"])])
     assert ws.run(net) is False
@@ -342,12 +345,13 @@ def test_an_operator_that_says_false_stops_its_net(ws):
     assert ws.run(do) is False
 
 
-def test_an_unexpected_failure_names_its_operator(ws):
-    @register_operator("TestFail", inputs=0, outputs=0)
-    class FailOp(CompiledOperator):
-        def run(self, ws):
-            raise ValueError("out of luck")
+@register_operator("TestFail", inputs=0, outputs=0)
+class FailOp(CompiledOperator):
+    def run(self, ws):
+        raise ValueError("out of luck")
 
+
+def test_an_unexpected_failure_names_its_operator(ws):
     with pytest.raises(OperatorError, match=r"TestFail.* failed: out of luck") as caught:
         ws.run(Operator("TestFail"))
     assert isinstance(caught.value.__cause__, ValueError)
