@@ -9,7 +9,7 @@ from reference_operators import check_gradients, run_both
 
 from numscope.arena import Arena
 from numscope.errors import BlobTypeError, OperatorError
-from numscope.operators import Net, Operator
+from numscope.operators import Net, Operator, gradient
 from numscope.workspace import Workspace
 
 
@@ -282,6 +282,24 @@ def test_cast_is_to_float32_unless_told_otherwise(arena):
     assert ws[gradients["x"]].dtype == np.float64
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (op("Free", "x y", "y x"), "each output must be the input at the same place"),
+        (op("Free", "x", "new"), "each output must be the input at the same place"),
+        (op("WeightedSum", "x y x", "new"), "expected pairs of a tensor and its weight, got 3 inputs"),
+        (op("Sum", "x y", "y"), "output 0 must not be the same blob as input 1"),
+        (op("Copy", "x", "new newer"), "expected 1 outputs, got 2"),
+    ],
+)
+def test_a_definition_against_its_schema_leaves_no_output_behind(ws, step, message):
+    ws["x"] = ws["y"] = np.ones(1)
+    for use in (lambda: ws.run(step), lambda: gradient(Net("n", [step]), [step.outputs[0]])):
+        with pytest.raises(OperatorError, match=message):
+            use()
+    assert sorted(ws) == ["x", "y"]
+
+
 # Backward nets as Caffe2 generates them: each gradient operator has the forward one's arguments too
 
 
@@ -356,9 +374,9 @@ def test_backward_nets_of_caffe2_give_our_gradients(arena, forward, backward, fe
     ws.run(Net("backward", backward))
     ours, gradients = run_both(arena, Net("n", [forward]), feeds, {"y": seed})
     assert gradients
-    for name, gradient in gradients.items():
+    for name, made in gradients.items():
         if name != "y":
-            np.testing.assert_allclose(ws.fetch(f"d{name}"), ours.fetch(gradient), rtol=1e-6, err_msg=name)
+            np.testing.assert_allclose(ws.fetch(f"d{name}"), ours.fetch(made), rtol=1e-6, err_msg=name)
 
 
 def test_the_outputs_of_a_weighted_sum_gradient_are_counted(ws):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numscope.errors import OperatorError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import CompiledOperator, register_operator
 from numscope.operators.tensors import FLOATING, TensorOperator, array_module, data_type
@@ -103,14 +102,15 @@ class CastGradientOp(TensorOperator):
             dx.fill(0)
 
 
-@register_operator("Free", inputs=(1, None), outputs=(1, None), in_place=True, stops_gradient=True)
+def _each_in_place(operator: Operator) -> str | None:
+    return None if operator.inputs == operator.outputs else "each output must be the input at the same place"
+
+
+@register_operator(
+    "Free", inputs=(1, None), outputs=(1, None), in_place=True, stops_gradient=True, rule=_each_in_place
+)
 class FreeOp(CompiledOperator):
     """Empty blobs of any type; each output is the input at the same place. The names stay."""
-
-    def __init__(self, definition: Operator) -> None:
-        super().__init__(definition)
-        if definition.inputs != definition.outputs:
-            raise OperatorError(f"{definition!r}: each output must be the input at the same place")
 
     def run(self, ws: Workspace) -> None:
         for name in self.definition.outputs:

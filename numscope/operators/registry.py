@@ -56,6 +56,8 @@ class Schema:
     stops_gradient : bool
         No gradient flows through this type, as through a fill or a comparison. A type with neither a
         `gradient` nor this cannot be differentiated.
+    rule : callable or None
+        What the names must fulfil besides; returns what is wrong with a definition, None if nothing is.
     """
 
     type: str
@@ -65,9 +67,10 @@ class Schema:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     gradient: GradientMaker | None = None
     stops_gradient: bool = False
+    rule: Callable[[Operator], str | None] | None = None
 
     def check(self, operator: Operator) -> None:
-        """Check the numbers of inputs and outputs, the in-place rule and the arguments' names and kinds.
+        """Check the numbers of inputs and outputs, the rules for names, and the arguments' names and kinds.
 
         Raises
         ------
@@ -78,6 +81,8 @@ class Schema:
         self._check_count(operator, "outputs", operator.outputs, self.outputs)
         if self.in_place is not True:
             self._check_in_place(operator)
+        if self.rule is not None and (wrong := self.rule(operator)):
+            raise OperatorError(f"{operator!r}: {wrong}")
         for key, value in operator.args.items():
             argument = self.arguments.get(key)
             if argument is None:
@@ -185,6 +190,7 @@ def register_operator(
     arguments: Mapping[str, Argument | tuple[str, Any] | str] | None = None,
     gradient: GradientMaker | None = None,
     stops_gradient: bool = False,
+    rule: Callable[[Operator], str | None] | None = None,
 ) -> Callable[[CompiledClass], CompiledClass]:
     """Register a class as the implementation of an operator type; a decorator.
 
@@ -202,6 +208,9 @@ def register_operator(
         ``gradient(context) -> list of Operator``: see `numscope.operators.GradientContext`.
     stops_gradient : bool, optional
         The gradient of every input is zero and none is made.
+    rule : callable, optional
+        ``rule(operator)`` returns what is wrong with the names of a definition, None if nothing is. It is
+        asked before outputs are made.
 
     Raises
     ------
@@ -224,6 +233,7 @@ def register_operator(
         arguments={key: _as_argument(value) for key, value in (arguments or {}).items()},
         gradient=gradient,
         stops_gradient=stops_gradient,
+        rule=rule,
     )
 
     def register(cls: CompiledClass) -> CompiledClass:

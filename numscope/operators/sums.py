@@ -41,6 +41,11 @@ def _weighted_sum_gradient(context: GradientContext) -> list[Operator]:
     return [Operator("WeightedSumGradient", read, made, is_gradient_op=True, **forward.args)]
 
 
+def _in_pairs(operator: Operator) -> str | None:
+    count = len(operator.inputs)
+    return f"expected pairs of a tensor and its weight, got {count} inputs" if count % 2 else None
+
+
 class SameShapeOp(TensorOperator):
     """An operator on numbers of one shape and dtype."""
 
@@ -82,17 +87,13 @@ class SumOp(SameShapeOp):
     in_place=[(0, 0)],
     arguments={"grad_on_w": ("bool", False)},
     gradient=_weighted_sum_gradient,
+    rule=_in_pairs,
 )
 class WeightedSumOp(SameShapeOp):
     """[X0, w0, X1, w1, ...] -> X0 * w0 + X1 * w1 + ...; each weight has one element.
 
     As in Caffe2 the weights get a gradient only with ``grad_on_w``.
     """
-
-    def __init__(self, definition: Operator) -> None:
-        super().__init__(definition)
-        if len(self.inputs) % 2:
-            raise self.fail(f"expected pairs of a tensor and its weight, got {len(self.inputs)} inputs")
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
