@@ -1,10 +1,10 @@
 """One-pass kernels over flat memory: zero, copy, accumulate, scale, statistics.
 
 Every function takes one array or a sequence of arrays (then as many on the other side) and makes one
-kernel call for the whole sequence, or one for each pair of dtypes in it. Whatever has
-``__array_interface__``, ``__cuda_array_interface__`` or ``__dlpack__`` will do; a destination must be
-writable. Arrays that are not contiguous are right, at the cost of a copy. A source may be exactly its
-destination; where it overlaps otherwise, it is copied first. Nothing is compiled, and neither Numba nor
+kernel call for the whole sequence, or one for each pair of dtypes in it; `scatter_add` one for each array.
+Whatever has ``__array_interface__``, ``__cuda_array_interface__`` or ``__dlpack__`` will do; a destination
+must be writable. Arrays that are not contiguous are right, at the cost of a copy. A source may be exactly
+its destination; where it overlaps otherwise, it is copied first. Nothing is compiled, and neither Numba nor
 CuPy is imported, before the first call.
 
 Arrays on a CUDA device are handled there, on CuPy's current stream or the one given; a call returns before
@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import arrays
-from .arrays import run
+from . import scatter
+from .arrays import as_factor, run
 from .machine import get_num_threads, set_num_threads
 from .pieces import Pieces
 from .plan import Prepared, Stats, launches, prepare
@@ -172,17 +172,18 @@ def stats(x: Any, *, stream: Any = None) -> Stats:
 def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0, stream: Any = None) -> None:
     """Add rows to the rows of `dst` that `indices` name: ``dst[indices[k]] += alpha * rows[k]``.
 
-    Rows of one index are added in the order of ``k``, so the bits do not depend on threads.
+    Rows of one index are added in the order of ``k``, so the bits do not depend on threads. For lists, all
+    is checked first, and each destination is one kernel call.
 
     Parameters
     ----------
-    dst : array, shape (n, ...)
+    dst : array, shape (n, ...), or list of arrays
         Of float16, bfloat16, float32 or float64.
-    indices : array of int, shape (k,)
+    indices : array of int, shape (k,), or list of as many
         Each from 0 to ``n - 1``; duplicates are fine. Those on a CUDA device are checked there, where
         nothing waits for them: the row of a wrong one is left out, and a later call that waits, or the
         next `scatter_add`, raises the error.
-    rows : array, shape (k, ...)
+    rows : array, shape (k, ...), or list of as many
         Of float16, bfloat16, float32 or float64.
     alpha : float
         As for `accumulate`.
@@ -194,9 +195,10 @@ def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0, stream
     TypeError
         For indices that are no integers, and for dtypes without arithmetic.
     ValueError
-        For an index out of range, shapes that do not fit, and a read-only destination.
+        For an index out of range, shapes that do not fit, a read-only destination, and destinations that
+        overlap each other.
     """
-    arrays.scatter_add(dst, indices, rows, arrays.as_factor(alpha), stream)
+    scatter.scatter_add(dst, indices, rows, as_factor(alpha), stream)
 
 
 def warmup() -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .pieces import OverlapError, Pieces, as_array, check_overlap, device_of, is_on_device
-from .plan import Plan, Prepared, Stats, bind, make_plan, merge, prepare, scatter_variant
+from .plan import Plan, Prepared, Stats, bind, make_plan, merge, prepare
 
-__all__ = ["as_factor", "run", "scatter_add"]
+__all__ = ["as_factor", "check_writable", "contiguous", "on_stream", "run"]
 
 _Arrays = list[NDArray[Any]]
 
@@ -36,7 +36,7 @@ def run(
     if type(alpha) is not float:
         alpha = as_factor(alpha)
     if stream is not None:
-        with _on(stream, dst):
+        with on_stream(stream, dst):
             return run(operation, dst, src, alpha, beta, zero_source, stats, nontemporal)
     if type(dst) is np.ndarray and not nontemporal and not zero_source:
         origin = dst if src is None else src
@@ -84,13 +84,13 @@ def _run(
     if sources is not None:
         _check_shapes(targets, sources)
     if operation != "stats":
-        _check_writable(targets, "destination")
+        check_writable(targets, "destination")
     if zero_source and sources is not None:
-        _check_writable(sources, "source to be zeroed")
+        check_writable(sources, "source to be zeroed")
     write_back: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    targets = _contiguous(targets, write_back if operation != "stats" else None)
+    targets = contiguous(targets, write_back if operation != "stats" else None)
     if sources is not None:
-        sources = _contiguous(sources, write_back if zero_source else None)
+        sources = contiguous(sources, write_back if zero_source else None)
 
     def planned(origins: _Arrays | None) -> list[Plan]:
         pairs = _pairs(targets, origins)
@@ -203,7 +203,8 @@ def _check_shapes(targets: _Arrays, sources: _Arrays) -> None:
             )
 
 
-def _check_writable(arrays: _Arrays, what: str) -> None:
+def check_writable(arrays: _Arrays, what: str) -> None:
+    """Raise a ValueError if an array is read-only; `what` says what it is for."""
     for number, array in enumerate(arrays):
         if not getattr(array.flags, "writeable", True):  # CuPy's arrays have no such flag
             raise ValueError(
@@ -216,7 +217,7 @@ def _words(array: Any) -> Any:
     return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
 
 
-def _contiguous(arrays: _Arrays, write_back: list[tuple[NDArray[Any], NDArray[Any]]] | None) -> _Arrays:
+def contiguous(arrays: _Arrays, write_back: list[tuple[NDArray[Any], NDArray[Any]]] | None) -> _Arrays:
     """Replace arrays with gaps by contiguous copies, noting which are to be written back."""
     result = []
     for array in arrays:
@@ -242,7 +243,7 @@ def _pairs(targets: _Arrays, sources: _Arrays | None) -> list[tuple[Pieces, Piec
     ]
 
 
-def _on(stream: Any, x: Any) -> AbstractContextManager[None]:
+def on_stream(stream: Any, x: Any) -> AbstractContextManager[None]:
     """Return a context in which work on arrays goes to a CUDA stream, after checking that it can."""
     first = x if is_on_device(x) or not isinstance(x, list | tuple) or not x else x[0]
     if not is_on_device(first):
@@ -250,59 +251,3 @@ def _on(stream: Any, x: Any) -> AbstractContextManager[None]:
     from .cuda_streams import given
 
     return given(stream, device_of(as_array(first)))
-
-
-def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) -> None:
-    """Check what `kernels.scatter_add` got, and run it."""
-    if stream is not None:
-        with _on(stream, dst):
-            scatter_add(dst, indices, rows, alpha, None)
-        return
-    target, added = as_array(dst), as_array(rows)
-    numbers: Any = as_array(indices) if is_on_device(indices) else np.asarray(indices)
-    if is_on_device(numbers) and not is_on_device(target):
-        numbers = numbers.get()
-    variant = scatter_variant(target.dtype, added.dtype)
-    _check_writable([target], "destination")
-    if numbers.dtype.kind not in "iu" and numbers.size:
-        raise TypeError(f"indices must be integers, got {numbers.dtype}")
-    if numbers.ndim != 1 or target.ndim < 1 or added.shape != (len(numbers), *target.shape[1:]):
-        raise ValueError(
-            f"rows of shape {added.shape} at indices of shape {numbers.shape} do not fit a destination of "
-            f"shape {target.shape}: expected indices (k,) and rows (k, *{target.shape[1:]})"
-        )
-    if len(numbers) and not len(target):
-        raise ValueError(f"{len(numbers)} indices into a destination without rows: expected none")
-    if not is_on_device(numbers):  # those on a device are checked there: to look at them here is to wait
-        wrong = np.flatnonzero((numbers < 0) | (numbers >= len(target)))
-        if len(wrong):
-            raise ValueError(
-                f"index {numbers[wrong[0]]} at place {wrong[0]} is out of range: "
-                f"expected 0 to {len(target) - 1}"
-            )
-        numbers = np.ascontiguousarray(numbers, np.int64)
-    if not added.size:
-        return
-    (added,) = _contiguous([added], None)
-    (buffer,) = _contiguous([target], None)
-    here, there = Pieces.of([buffer]), Pieces.of([added])
-    if here.device != there.device:
-        raise ValueError(
-            f"destination on {here.device} and rows on {there.device}: copy one to the other first"
-        )
-    if is_on_device(numbers) and device_of(numbers) != here.device:
-        raise ValueError(
-            f"indices on {device_of(numbers)} and destination on {here.device}: copy them there first"
-        )
-    if here.addresses[0] < there.ends[0] and there.addresses[0] < here.ends[0]:
-        added = added.copy()
-    if is_on_device(buffer):
-        from . import cuda_scatter
-
-        cuda_scatter.scatter_add(buffer, numbers, added, variant, alpha)
-    else:
-        from . import host
-
-        host.scatter_add(buffer, numbers, added, variant, alpha)
-    if buffer is not target:
-        target[...] = buffer

@@ -92,3 +92,39 @@ def test_a_destination_without_rows_takes_none():
 def test_the_factor_is_a_real_number():
     with pytest.raises(TypeError, match="alpha must be a real number, got str 'x'"):
         kernels.scatter_add(np.zeros((2, 1), "f4"), [0], np.ones((1, 1), "f4"), alpha="x")
+
+
+def test_lists_of_destinations():
+    tables = [np.arange(15, dtype="f4").reshape(5, 3), np.arange(4.0), np.empty((0, 2), "f4")]
+    indices = [[4, 0, 4], np.array([1, 1], "u1"), []]
+    rows = [np.ones((3, 3), "f2"), np.ones(2, "f4"), np.ones((0, 2), "f4")]
+    expected = [by_hand(*each, 2.0) for each in zip(tables, map(np.asarray, indices), rows, strict=True)]
+    kernels.scatter_add(tables, indices, rows, alpha=2.0)
+    for got, want in zip(tables, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+    kernels.scatter_add([], [], [])
+
+
+def test_rows_in_another_destination_are_read_before_it_changes():
+    first, second = np.zeros((2, 2), "f4"), np.ones((2, 2), "f4")
+    kernels.scatter_add([second, first], [[0], [1]], [second[1:], second[:1]])
+    assert second.tolist() == [[2, 2], [1, 1]]
+    assert first.tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (([0], [np.ones((1, 3), "f4")]), ValueError, "2 destinations and 1 indices: expected as many"),
+        (([[0], [0]], np.ones((2, 3), "f4")), TypeError, "rows as one ndarray: expected a list of as many"),
+        (([[0], [4]], [np.ones((1, 3), "f4")] * 2), ValueError, "index 4 at place 0 is out of range"),
+    ],
+)
+def test_wrong_lists_change_nothing(arguments, error, text):
+    tables = [np.full((4, 3), 7, "f4") for _ in range(2)]
+    with pytest.raises(error, match=text):
+        kernels.scatter_add(tables, *arguments)
+    assert np.all(np.array(tables) == 7)
+    with pytest.raises(ValueError, match="overlaps another"):
+        kernels.scatter_add([tables[0], tables[0][1:]], [[0], [0]], [np.ones((1, 3), "f4")] * 2)
+    assert np.all(np.array(tables) == 7)
