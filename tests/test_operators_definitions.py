@@ -3,6 +3,7 @@
 Each is as the sources of Caffe2 1.9 have it; no trace shows it.
 """
 
+import ml_dtypes
 import numpy as np
 import pytest
 from reference_operators import check_gradients, run_both
@@ -232,6 +233,37 @@ def test_a_gradient_that_does_not_fit_the_indices_is_refused(ws):
         OperatorError, match=r"a gradient of shape \(2, 3\) does not fit data of shape \(3, 2"
     ):
         ws.run(op("GatherGradient", "x i d", "dx"))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_sums_of_half_precision_do_not_stop(ws, dtype):
+    """Nor does a mean overflow whose sum would."""
+    n = 1024
+    ws["x"], ws["one"], ws["many"] = np.full(n, 128, dtype), np.ones((), dtype), np.ones((n, 1), dtype)
+    ws["logits"], ws["labels"] = np.ones((2, n), dtype), np.zeros(2, np.int32)
+    ws["w"], ws["v"], ws["none"] = np.ones((1, 1), dtype), np.ones(n, dtype), np.zeros(n, dtype)
+    ws.run(op("AveragedLoss", "x", "mean"))
+    ws.run(op("AddGradient", "v v one", "da db"))
+    ws.run(op("FCGradient", "many w many", "dw dbias"))
+    ws.run(op("WeightedSumGradient", "v v one", "dv dweight", grad_on_w=1))
+    ws.run(op("SoftmaxWithLoss", "logits labels", "p loss"))
+    ws.run(op("SoftmaxWithLossGradient", "logits labels p one", "dx"))
+    ws["zero"] = np.zeros((2, n), dtype)
+    ws.run(op("SquaredL2Distance", "logits zero", "d"))
+    expected = {"mean": 128, "db": n, "dbias": n, "dweight": n, "loss": np.log(n), "p": 1 / n, "d": n / 2}
+    for name, value in expected.items():
+        assert ws[name].dtype == dtype
+        np.testing.assert_allclose(ws.fetch(name).astype(float), value, rtol=4e-3, err_msg=name)
+    np.testing.assert_allclose(
+        ws.fetch("dx").astype(float)[:, :2], [[(1 / n - 1) / 2, 0.5 / n]] * 2, rtol=4e-3
+    )
+
+
+def test_a_power_of_zero_is_constant(ws):
+    ws["x"], ws["e"], ws["y"], ws["dy"] = np.zeros(2), np.array([0.0, 1.0]), np.array([1.0, 0.0]), np.ones(2)
+    ws.run(op("PowGradient", "x e y dy", "dx de"))
+    np.testing.assert_array_equal(ws.fetch("dx"), [0, 1])
+    np.testing.assert_array_equal(ws.fetch("de"), [0, 0])
 
 
 # Types and arguments

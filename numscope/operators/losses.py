@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, Shape, TensorOperator, array_module, check_indices
+from numscope.operators.tensors import Array, Shape, TensorOperator, array_module, check_indices, wide
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -67,9 +67,8 @@ class SumElementsOp(TensorOperator):
     def run(self, ws: Workspace) -> None:
         x = self.floating(ws, 0)
         y = self.output(ws, 0, (), x.dtype)
-        y[...] = array_module(ws.device).sum(x)
-        if self.averages and x.size:
-            y /= x.size
+        total = array_module(ws.device).sum(wide(x))
+        y[...] = total / x.size if self.averages and x.size else total
 
     @property
     def averages(self) -> bool:
@@ -118,7 +117,7 @@ class DistanceOp(TensorOperator):
         x, y = self.alike(ws, 0, 1, floating=True)
         if x.shape != y.shape:
             raise self.fail(f"both must have one shape, got {x.shape} and {y.shape}")
-        return x, (x - y).reshape(x.shape[0] if x.ndim else 1, math.prod(x.shape[1:]))
+        return x, (wide(x) - wide(y)).reshape(x.shape[0] if x.ndim else 1, math.prod(x.shape[1:]))
 
 
 @register_operator("SquaredL2Distance", inputs=2, outputs=1, gradient=_distance_gradient)
@@ -127,10 +126,9 @@ class SquaredL2DistanceOp(DistanceOp):
 
     def run(self, ws: Workspace) -> None:
         x, rows = self.difference(ws)
-        distance = self.output(ws, 0, (rows.shape[0],), x.dtype)
         rows *= rows
-        array_module(ws.device).sum(rows, axis=1, out=distance)
-        distance /= 2
+        distance = array_module(ws.device).sum(rows, axis=1) / 2
+        self.output(ws, 0, distance.shape, x.dtype)[...] = distance
 
 
 @register_operator("SquaredL2DistanceGradient", inputs=3, outputs=2)
@@ -138,7 +136,6 @@ class SquaredL2DistanceGradientOp(DistanceOp):
     """[X, Y, dD] -> dX = dD * (X - Y), dY = -dX."""
 
     def run(self, ws: Workspace) -> None:
-        xp = array_module(ws.device)
         x, rows = self.difference(ws)
         gradient = self.tensor(ws, 2)
         if gradient.shape != rows.shape[:1]:
@@ -146,8 +143,8 @@ class SquaredL2DistanceGradientOp(DistanceOp):
                 f"gradient {self.inputs[2]!r} has shape {gradient.shape}, expected {rows.shape[:1]}"
             )
         rows *= gradient.reshape(-1, 1)
-        xp.copyto(self.output(ws, 0, x.shape, x.dtype), rows.reshape(x.shape))
-        xp.negative(rows.reshape(x.shape), out=self.output(ws, 1, x.shape, x.dtype))
+        self.output(ws, 0, x.shape, x.dtype)[...] = rows.reshape(x.shape)
+        self.output(ws, 1, x.shape, x.dtype)[...] = -rows.reshape(x.shape)
 
 
 class SoftmaxOp(TensorOperator):
@@ -161,15 +158,18 @@ class SoftmaxOp(TensorOperator):
             raise self.fail(f"order can only be 'NCHW', got {self.argument('order')!r}")
 
     def read(self, ws: Workspace, has_weights: bool) -> tuple[Array, Array, Array | None]:
-        """Return the labels as targets of shape (N, D), the logits as (N, D), and the weights as (N, 1)."""
+        """Return the labels as targets of shape (N, D), the logits as (N, D), and the weights as (N, 1).
+
+        Half precision comes as float32.
+        """
         x, labels = self.floating(ws, 0), self.tensor(ws, 1)
         axis = self.argument("axis")
         start = axis if axis >= 0 else axis + x.ndim
         if not 0 <= start < x.ndim:
             raise self.fail(f"axis {axis} does not exist in logits of shape {x.shape}")
         rows = math.prod(x.shape[:start])
-        logits = x.reshape(rows, math.prod(x.shape[start:]))
-        weights = self.tensor(ws, 2).reshape(-1, 1) if has_weights else None
+        logits = wide(x).reshape(rows, math.prod(x.shape[start:]))
+        weights = wide(self.tensor(ws, 2)).reshape(-1, 1) if has_weights else None
         if weights is not None and weights.shape[0] != rows:
             raise self.fail(f"expected {rows} weights, one a row, got {weights.shape[0]}")
         xp = array_module(ws.device)
@@ -193,7 +193,7 @@ class SoftmaxOp(TensorOperator):
                 f"with label_prob the labels are read as the logits are, as {logits.shape}; got shape "
                 f"{labels.shape}"
             )
-        targets = labels.reshape(logits.shape)
+        targets = wide(labels).reshape(logits.shape)
         if not bool((targets >= 0).all()):
             raise self.fail("label probabilities must not be negative")
         if not bool((xp.abs(targets.sum(axis=1) - 1) < LABEL_SUM_TOLERANCE).all()):
@@ -231,20 +231,22 @@ class SoftmaxWithLossOp(SoftmaxOp):
 
     P is softmax of the rows of X; the loss is scale * sum(w * -log P[label]) / sum(w), a tensor without
     dimensions, 0 if the weights sum to 0; with `average_by_batch_size` it is divided by the number of rows
-    instead. The labels are integers, one a row, or with `label_prob` one
-    probability for each class.
+    instead. The labels are integers, one a row, or with `label_prob` one probability for each class.
     """
 
     def run(self, ws: Workspace) -> None:
         xp = array_module(ws.device)
         targets, logits, weights = self.read(ws, len(self.inputs) == 3)
         x = self.tensor(ws, 0)
-        probability = self.output(ws, 0, x.shape, x.dtype).reshape(logits.shape)
+        p = self.output(ws, 0, x.shape, x.dtype)
+        probability = p.reshape(logits.shape) if p.dtype == logits.dtype else xp.empty_like(logits)
         loss = self.output(ws, 1, (), x.dtype)
         shifted = logits - logits.max(axis=1, keepdims=True) if logits.size else logits
         xp.exp(shifted, out=probability)
         total = probability.sum(axis=1, keepdims=True)
         xp.divide(probability, total, out=probability)
+        if p.dtype != logits.dtype:
+            p[...] = probability.reshape(p.shape)
         # Only where there is a target: 0 * -inf would be NaN.
         if self.argument("label_prob"):
             losses = targets * -xp.log(xp.maximum(probability, SMALLEST_PROBABILITY))
@@ -265,9 +267,11 @@ class SoftmaxWithLossGradientOp(SoftmaxOp):
         x = self.tensor(ws, 0)
         probability, dloss = self.tensor(ws, len(self.inputs) - 2), self.tensor(ws, len(self.inputs) - 1)
         dx = self.output(ws, 0, x.shape, x.dtype)
-        flat = dx.reshape(logits.shape)
+        flat = dx.reshape(logits.shape) if dx.dtype == logits.dtype else xp.empty_like(logits)
         xp.subtract(probability.reshape(logits.shape), targets, out=flat)
         if weights is not None:
             flat *= weights
         factor = self.factor(xp, logits.shape[0], weights)
-        flat *= dloss.reshape(()) * (dx.dtype.type(factor) if weights is None else factor)
+        flat *= dloss.reshape(()) * (flat.dtype.type(factor) if weights is None else factor)
+        if dx.dtype != logits.dtype:
+            dx[...] = flat.reshape(dx.shape)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import Array, TensorOperator, array_module
+from numscope.operators.tensors import Array, TensorOperator, array_module, wide
 
 if TYPE_CHECKING:
     from numscope.operators.differentiation import GradientContext
@@ -139,6 +139,6 @@ class FCGradientOp(TensorOperator):
             )
         errors = dy.reshape(rows.shape[0], weights.shape[0])
         xp.matmul(errors.T, rows, out=self.output(ws, 0, w.shape, w.dtype).reshape(weights.shape))
-        xp.sum(errors, axis=0, out=self.output(ws, 1, (weights.shape[0],), w.dtype))
+        self.output(ws, 1, (weights.shape[0],), w.dtype)[...] = xp.sum(wide(errors), axis=0)
         if len(self.outputs) == 3:
             xp.matmul(errors, weights, out=self.output(ws, 2, x.shape, x.dtype).reshape(rows.shape))

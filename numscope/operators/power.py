@@ -115,9 +115,9 @@ class PowGradientOp(TensorOperator):
         x, e = self.alike(ws, 0, 1)
         y, dy = self.alike(ws, 2, 3)
         base, exponent, _ = broadcast(self, x, e)
-        sum_to(
-            xp, dy * exponent * xp.power(base, exponent - 1), self.output(ws, 0, x.shape, x.dtype), base.shape
-        )
+        # The power is constant where E is 0, also at X = 0, where the product would be 0 * infinity.
+        slope = xp.where(exponent == 0, x.dtype.type(0), dy * exponent * xp.power(base, exponent - 1))
+        sum_to(xp, slope, self.output(ws, 0, x.shape, x.dtype), base.shape)
         flat = (base == 0) & (exponent >= 0)
         slope = dy * xp.where(flat, x.dtype.type(0), y * xp.log(base))
         sum_to(xp, slope, self.output(ws, 1, e.shape, e.dtype), exponent.shape)

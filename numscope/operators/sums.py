@@ -10,7 +10,7 @@ from numscope import kernels
 from numscope.errors import BlobTypeError
 from numscope.operators.definition import Operator
 from numscope.operators.registry import register_operator
-from numscope.operators.tensors import FLOATING, Array, TensorOperator, array_module
+from numscope.operators.tensors import FLOATING, Array, TensorOperator, array_module, wide
 
 if TYPE_CHECKING:
     from numscope.kernels import Prepared
@@ -133,7 +133,8 @@ class WeightedSumGradientOp(TensorOperator):
             xp.multiply(dy, weight, out=self.output(ws, k, dy.shape, dy.dtype))
         for k in range(len(self.outputs) - count):
             x, weight = self.tensor(ws, 2 * k + 1), self.tensor(ws, 2 * k + 2)
-            self.output(ws, count + k, weight.shape, weight.dtype)[...] = xp.sum(x * dy).reshape(weight.shape)
+            slope = xp.sum(wide(x) * wide(dy))
+            self.output(ws, count + k, weight.shape, weight.dtype)[...] = slope.reshape(weight.shape)
 
 
 @register_operator("Accumulate", inputs=(2, None), outputs=(1, None), in_place=True)

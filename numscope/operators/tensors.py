@@ -31,6 +31,7 @@ __all__ = [
     "check_indices",
     "data_type",
     "sum_to",
+    "wide",
 ]
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
@@ -293,4 +294,13 @@ def sum_to(xp: ModuleType, gradient: Array, out: Array, aligned: Shape | None = 
         *range(extra),
         *(extra + i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1),
     )
-    xp.copyto(out, xp.sum(gradient, axis=axes, keepdims=True, dtype=gradient.dtype).reshape(out.shape))
+    terms = wide(gradient)
+    out[...] = xp.sum(terms, axis=axes, keepdims=True, dtype=terms.dtype).reshape(out.shape)
+
+
+def wide(array: Array) -> Array:
+    """Return an array that can be summed: float32 for half precision.
+
+    NumPy adds bfloat16 one by one in bfloat16, which stops at 256: there the next number is 258.
+    """
+    return array.astype(np.float32) if array.dtype.itemsize == 2 and array.dtype in FLOATING else array
