@@ -13,7 +13,7 @@ from numscope import kernels
 from numscope.errors import BindingError, NumscopeError, UnknownTypeError
 from numscope.types import is_known_type, known_dtype, known_type
 
-__all__ = ["host_array", "simple_pieces"]
+__all__ = ["check_is_array", "host_array", "simple_pieces"]
 
 _DLPACK_HOST = (1, 3, 11, 13)  # kDLCPU, and host memory that CUDA or ROCm pinned or manages
 
@@ -84,6 +84,15 @@ def simple_pieces(
         return None
     addresses = list(map(tensor.data_ptr, arrays))
     return kernels.Pieces(addresses, [array.size for array in like], known_dtype(dtype))
+
+
+def check_is_array(value: object, taker: str) -> None:
+    """Raise an UnknownTypeError unless a value has a dtype, as arrays do; `taker` names the function."""
+    if not hasattr(value, "dtype"):
+        raise UnknownTypeError(
+            f"{taker}() takes an array of NumPy or CuPy, such as ws[name], got {type(value).__name__}; "
+            "make one with numpy.asarray(...)"
+        )
 
 
 def _from_guest(value: object, what: str) -> np.ndarray[Any, Any]:

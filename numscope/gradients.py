@@ -65,7 +65,7 @@ class GradientAccumulator(Mapping[str, Any]):
         Of the sums where `tensors` says nothing else: float32, float64, bfloat16 or float16. Gradients may
         be of any of these whatever it is.
     device : str, optional
-        Whose default arena to use; default ``"cpu"``.
+        Whose default arena to use: by default the `device_scope`'s, else ``"cpu"``.
     arena : Arena, optional
         Where to put the sums instead.
     reduction : {"mean", "sum"}

@@ -110,6 +110,16 @@ def test_a_missing_guest_says_what_to_install(ws, guest, monkeypatch):
         getattr(ns.interop, f"to_{guest}")(ws.zeros("x", 2))
 
 
+@pytest.mark.parametrize("guest", ["torch", "jax"])
+@pytest.mark.parametrize("value", [[1.0], 1.0, None, "float32"])
+def test_what_is_no_array_is_refused(guest, value):
+    pytest.importorskip(guest)
+    with pytest.raises(
+        ns.UnknownTypeError, match=rf"to_{guest}\(\) takes an array .* got {type(value).__name__};"
+    ):
+        getattr(ns.interop, f"to_{guest}")(value)
+
+
 def test_words_of_bfloat16_are_the_same_everywhere(ws):
     torch = pytest.importorskip("torch")
     values = np.array([1.0, -0.0, np.inf, 3.14], ml_dtypes.bfloat16)

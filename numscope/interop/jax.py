@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from numscope.arrays import check_is_array
+
 __all__ = ["to_jax"]
 
 _WORDS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
@@ -30,11 +32,14 @@ def to_jax(array: Any) -> Any:
     ------
     ImportError
         JAX is not installed.
+    UnknownTypeError
+        `array` is no array.
     """
     try:
         import jax
     except ImportError as error:
         raise ImportError("to_jax() needs JAX, which is not installed: pip install jax") from error
+    check_is_array(array, "to_jax")
     name = array.dtype.name
     words = array.view(_WORDS[name]) if name in _WORDS else array
     # A card's arrays by DLPack, which takes care of the streams; NumPy's read-only ones it refuses.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from numscope.arrays import check_is_array
+
 __all__ = ["to_torch"]
 
 # NumPy and CuPy have no words for these in DLPack; PyTorch takes integers of their size and renames them.
@@ -27,6 +29,8 @@ def to_torch(array: Any) -> Any:
     ------
     ImportError
         PyTorch is not installed.
+    UnknownTypeError
+        `array` is no array.
 
     Examples
     --------
@@ -38,6 +42,7 @@ def to_torch(array: Any) -> Any:
         import torch
     except ImportError as error:
         raise ImportError("to_torch() needs PyTorch, which is not installed: pip install torch") from error
+    check_is_array(array, "to_torch")
     name = array.dtype.name
     words = array.view(_WORDS[name]) if name in _WORDS else array
     # from_dlpack refuses NumPy's read-only arrays and zero-dimensional words of some versions; NumPy's own
