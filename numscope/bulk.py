@@ -104,6 +104,10 @@ def select(workspace: Contents, names: Names, *, tensors_only: bool = True) -> d
 def pieces(workspace: Workspace, names: Names) -> dict[np.dtype[Any], kernels.Pieces]:
     """Return where the elements of local tensors lie, by dtype."""
     groups: dict[np.dtype[Any], list[Blob]] = {}
+    if workspace.arena.closed:
+        raise DeviceUnavailableError(
+            f"the arena on {workspace.device} is closed; make a new one, with a workspace in it"
+        )
     if workspace._region.address == 0:
         raise DeviceUnavailableError(
             f'device {workspace.device!r} has no memory for kernels to work on; use device="cpu"'

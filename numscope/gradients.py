@@ -207,6 +207,8 @@ class GradientAccumulator(Mapping[str, Any]):
         BindingError
             A gradient has an unknown name, is missing, or has another shape, device or a dtype that is no
             float; `stream` is none of this device. Nothing was changed.
+        DeviceUnavailableError
+            The arena was closed.
         """
         with self._guard, self._slab.on(stream):
             if self._finished:

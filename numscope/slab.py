@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from numscope import kernels
+from numscope.addition import Addition, Call
 from numscope.arena import Arena
 from numscope.descriptions import Layout, listed
-from numscope.errors import BindingError, UnknownTypeError
+from numscope.errors import BindingError, DeviceUnavailableError, UnknownTypeError
 from numscope.kernels.pieces import device_of
 from numscope.kernels.plan import merge
-from numscope.memory import Gates
 from numscope.workspace import Workspace
 
-__all__ = ["Addition", "Slab"]
+__all__ = ["Slab"]
 
 GRADIENTS = ("float16", "bfloat16", "float32", "float64")
-
-Call = Callable[..., Any]
 
 _AS_IT_IS = nullcontext()
 
@@ -34,52 +31,6 @@ _LARGE = 2.0**126
 _SEEDS = 64
 """How many seeds a micro-batch has for itself, at least as many as there are pairs of dtypes. One that is
 left out has them as well: a card decides that when the host has long counted on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """The gradients of a micro-batch, checked, and the kernel calls that add them.
-
-    Attributes
-    ----------
-    names : collection of str
-        Whose gradients they are.
-    calls : list of callables
-        One for each pair of dtypes; each takes the factor.
-    pieces : list of Pieces
-        Where the gradients lie.
-    measuring : list of callables
-        One for each of these, which measures it; made when first wanted.
-    gaps : list of array
-        Gradients that are not contiguous: contiguous copies of them are in `pieces`.
-    keeps : object
-        What keeps the memory alive.
-    """
-
-    names: Collection[str]
-    calls: list[Call]
-    pieces: list[kernels.Pieces]
-    measuring: list[Call]
-    gaps: list[Any]
-    keeps: object
-
-    def is_finite(self, gates: Gates | None) -> Any:
-        """Tell whether no element is NaN or infinite: True, False, or a condition of `gates`."""
-        if not self.measuring:
-            self.measuring.extend(kernels.prepare("stats", pieces, stats="norm") for pieces in self.pieces)
-        if gates is not None:
-            return gates.check(self.measuring)
-        return merge([call() for call in self.measuring]).nonfinite == 0
-
-    def zero(self, added: Any) -> None:
-        """Fill gradients with zeros that were not zeroed in the pass that added them.
-
-        Those are all where nothing was added; and those with gaps, of which a copy was zeroed.
-        """
-        if added is not True:
-            for pieces in self.pieces:
-                kernels.prepare("zero", pieces)(1.0, 0, *_if_closed(added))
-        kernels.zero(self.gaps)
 
 
 class Slab:
@@ -125,8 +76,17 @@ class Slab:
         """Mark all sums as fresh, without touching their memory."""
         self._fresh = set(self.layout)
 
+    def check_open(self) -> None:
+        """Raise a DeviceUnavailableError if the arena is closed: prepared calls have addresses in it."""
+        if self.workspace.arena.closed:
+            raise DeviceUnavailableError(
+                f"the arena on {self.workspace.device} that the gradients lay in is closed; "
+                "make a new one, with an accumulator in it"
+            )
+
     def write_zeros(self, names: Iterable[str] | None = None) -> None:
         """Make zeros of fresh sums, before somebody looks at them."""
+        self.check_open()
         if self._fresh:
             fresh = [name for name in (self.layout if names is None else names) if name in self._fresh]
             if fresh:
@@ -192,6 +152,7 @@ class Slab:
         BindingError
             As `check`; or gradients overlap the sums, or one another while they are to be zeroed.
         """
+        self.check_open()
         return self._quick_addition(gradients, zero_source) or self._addition(
             self.check(gradients, allow_missing=allow_missing, writes=zero_source), zero_source
         )
@@ -308,6 +269,7 @@ class Slab:
         BindingError
             The arrays overlap one another, or the sums.
         """
+        self.check_open()
         sums = {name: self.workspace[name] for name in targets}
         completed = [name for name in sums if name in self._rests]
         device = self.workspace._region.device
@@ -392,11 +354,6 @@ def _parts(factor: float) -> list[float]:
         parts.append(_LARGE if abs(factor) > 1 else 1 / _LARGE)
         factor /= parts[-1]
     return [*parts, factor]
-
-
-def _if_closed(condition: Any) -> tuple[Any, ...]:
-    """Return what a kernel call takes for it to take place if a condition does not hold."""
-    return () if condition is False else (condition.if_closed,)
 
 
 def _is_writable(array: Any) -> bool:

@@ -307,6 +307,37 @@ def test_memory_returns_with_the_accumulator(arena):
     assert arena.used == 0
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_a_closed_arena_is_an_error_and_no_fault(rounding):
+    batch = {"w": np.ones(3, "f4")}
+    uses = (
+        lambda: acc.add(batch),
+        lambda: acc.finish(),
+        lambda: acc.copy_to({"w": np.zeros(3)}),
+        lambda: acc["w"],
+        lambda: acc.flat,
+        lambda: acc.all_finite(),
+    )
+    for finished in (False, True):
+        arena = ns.Arena("1 MiB")
+        acc = ns.GradientAccumulator({"w": 3}, arena=arena, dtype="bfloat16", rounding=rounding)
+        for _ in range(2):  # the second one keeps its call, with addresses in it
+            acc.reset()
+            acc.add(batch)
+            acc.add(batch)
+            if finished:
+                acc.finish(max_norm=1.0)
+        arena.close()
+        right = (ns.DeviceUnavailableError, ns.AccumulationError)
+        for use in uses:
+            with pytest.raises(right, match=r"closed; make a new one|after finish|before finish|already"):
+                use()
+        acc.reset()
+        for use in uses[:1] + uses[3:]:
+            with pytest.raises(ns.DeviceUnavailableError, match="closed; make a new one"):
+                use()
+
+
 def test_zero_source_clears_in_the_same_pass(acc):
     batch = gradients(0)
     before = kernels.launches()

@@ -12,9 +12,9 @@ GUESTS = {"torch", "jax"}
 ORDER = (  # noqa: SIM905 - fifty words in quotes read worse
     "kernels errors exclusive sizes ranges scopes types arrays storage segments memory cuda_memory "
     "cuda_device device arena defaults region blob namespace bulk contents transfer files workspace stack "
-    "variable_scopes initializers variables sharing operators ledger descriptions slab gradients interop "
-    "datasets stopwatch optimizers perceptron recurrent results training sequences reporting inventory "
-    "benchmark cuda_benchmark cli __main__"
+    "variable_scopes initializers variables sharing operators ledger descriptions addition slab gradients "
+    "interop datasets stopwatch optimizers perceptron recurrent results training sequences reporting "
+    "inventory benchmark cuda_benchmark cli __main__"
 ).split()
 
 

@@ -217,6 +217,11 @@ CASES = {
         ns.DeviceUnavailableError,
         "on cpu is closed; make a new",
     ),
+    "closed kernels": (
+        lambda ws, child: closed().pieces(),
+        ns.DeviceUnavailableError,
+        "on cpu is closed; make a new",
+    ),
     "size": (lambda ws, child: ns.Arena("12 parsecs"), ns.BindingError, "'12 parsecs'.*expected.*64 MiB"),
     "no size": (lambda ws, child: ns.Arena(-5), ns.BindingError, "positive, got -5"),
     "too large": (lambda ws, child: ns.Arena("5000 PiB"), ns.ArenaExhausted, "refuses.*smaller arena"),
