@@ -216,6 +216,13 @@ class TestWhile:
         feeds = {"x": (3,), "y0": (3,), "w": (3,)}
         self.check(arena, rounds, steps, feeds, {"y": draw(3), "x": draw(3)}, ["x", "y0", "w"])
 
+    def test_results_that_have_another_shape_each_round(self, arena, rounds):
+        body = [op("Concat", "x w", "y parts", axis=0), op("Tanh", "y", "last"), op("Copy", "y", "x")]
+        steps = [op("Scale", "last0", "last", scale=2.0), loop(body, rounds, outputs=["last"])]
+        seeds = {"x": draw(2 + rounds, 3), "last": draw(2 + rounds, 3)}
+        feeds = {"x": (2, 3), "w": (1, 3), "last0": (2, 3)}
+        self.check(arena, rounds, steps, feeds, seeds, list(feeds))
+
     def test_powers_in_place(self, arena, rounds):
         body = [op("Pow", "x", "x", exponent=2.0), op("Mul", "x w", "y"), op("Tanh", "y", "v")]
         steps = [op("Copy", "v0", "v"), loop(body, rounds, outputs=["v"])]

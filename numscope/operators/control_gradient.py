@@ -16,6 +16,7 @@ from numscope.operators.boundary import BodyBoundary, BranchBoundary, reserved_n
 from numscope.operators.definition import Net, Operator
 from numscope.operators.differentiation import Differentiation, GradientContext
 from numscope.operators.effects import effects_of, effects_of_all, written_names
+from numscope.operators.saving import needs_start_layout
 
 __all__ = ["do_gradient", "if_gradient", "while_gradient"]
 
@@ -159,7 +160,10 @@ def while_gradient(context: GradientContext) -> list[Operator]:
         if outer in variables:
             variable = binder.inner_of[variables[outer]]
             if gradient is None:
-                zeros.append(_zeros_like(variable, variable))
+                apart = BodyBoundary(bindings, boundary.volatile, boundary.copies)
+                saved = needs_start_layout(body, inner, apart)
+                like = boundary.layout_at_start(inner, do) if saved else variable
+                zeros.append(_zeros_like(like, variable))
             else:
                 results[variable] = gradient
         elif gradient is not None:

@@ -15,7 +15,7 @@ from numscope.operators.tensors import TensorLayout, array_module
 if TYPE_CHECKING:
     from numscope.workspace import Workspace
 
-__all__ = ["Saves", "saves_of"]
+__all__ = ["Saves", "needs_start_layout", "saves_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,27 @@ def saves_of(net: Net, bindings: Mapping[str, str], volatile: frozenset[str], co
     boundary = BodyBoundary(bindings, volatile, copies)
     seeds = {name: f"{name}_grad" for name in written_names(net) if name in bindings}
     Differentiation(net.operators, seeds, boundary, lenient=True)
+    boundary.start_layouts.update(
+        name
+        for name in sorted(volatile & seeds.keys())
+        if needs_start_layout(net, name, BodyBoundary(bindings, volatile, copies))
+    )
     return Saves(
         tuple((name, start_name(name)) for name in sorted(boundary.starts)),
         tuple((name, end_name(name)) for name in sorted(boundary.ends)),
         tuple((name, layout_name(start_name(name))) for name in sorted(boundary.start_layouts)),
         tuple((name, layout_name(end_name(name))) for name in sorted(boundary.end_layouts)),
     )
+
+
+def needs_start_layout(net: Net, name: str, boundary: BodyBoundary) -> bool:
+    """Tell whether the gradient of a value before a round may be zeros, of a shape that has to be saved.
+
+    So it is where the net overwrites the blob without reading it: a loop may give its results another shape
+    each round. Where no gradient flows from the blob into the net, as from a condition, no shape matters.
+    """
+    alone = Differentiation(net.operators, {name: f"{name}_grad"}, boundary, lenient=True)
+    return name not in alone.start_gradients and len(alone.gradients) > 1
 
 
 def _copy(ws: Workspace, pairs: Iterable[tuple[str, str]]) -> None:
