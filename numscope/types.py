@@ -215,6 +215,8 @@ def _unknown(x: object) -> str:
         if isinstance(dtype, np.dtype) and dtype.newbyteorder("=") in _by_dtype:
             what = f"dtype {dtype.str!r} (bytes swapped)"
             cure = f"convert with .astype({dtype.newbyteorder('=').name!r})"
+    elif type(x).__name__ == "dtype":  # PyTorch's
+        what, cure = f"dtype {x}", "convert to one of these"
     elif isinstance(x, str):
         what, cure = f"the name {x!r}", "register a class with register_known_type"
     else:

@@ -61,6 +61,8 @@ def test_guests_dtypes_are_known():
         assert ns.known_type(getattr(torch, name)).name == name
     assert ns.known_type(torch.zeros(2, dtype=torch.half)).name == "float16"
     assert not ns.is_known_type(torch.complex32)
+    with pytest.raises(ns.UnknownTypeError, match=r"dtype torch\.complex32 is no known type; .* Convert"):
+        ns.known_type(torch.complex32)
 
 
 @pytest.mark.parametrize(
