@@ -8,6 +8,11 @@ Who keeps what alive, which is the whole of the safety argument:
 
 Both deaths are weak-reference callbacks that only append to a queue, for they may run in any thread and
 in the middle of anything; the arena looks into the queue whenever it is asked something.
+
+Ctrl-C, too, may come in the middle of anything. The ranges that a segment's reference has decide what is
+owned. They change in one step, and bytes leave the free list before they are added there and return to it
+after they were removed: an exception in between leaves bytes that are nobody's, never any with two
+owners. The arena is then marked as torn, and mended when it is next asked something.
 """
 
 from __future__ import annotations
@@ -116,8 +121,8 @@ class Arena:
         nbytes = align(parse_size(capacity))
         self._memory: Memory | None = self._device.reserve(nbytes)
         self._capacity = nbytes
-        self._free = Ranges()
-        self._free.add(0, nbytes)
+        self._free = Ranges(0, nbytes)
+        self._is_torn = False  # whether an exception came in the middle of the book-keeping
         self._lock = threading.RLock()  # re-entrant: collecting garbage under it may run anything
         self._returned: deque[SegmentReference | ArrayReference] = deque()
         self._segments: dict[int, SegmentReference] = {}  # by id: arrays have no hash
@@ -248,18 +253,49 @@ class Arena:
 
     def _settle(self) -> None:
         """Take back what died since the last look. Called under the lock."""
+        if self._is_torn:
+            self._mend()
         queue = self._returned
-        while queue:
-            reference = queue.popleft()
-            if isinstance(reference, SegmentReference):
-                del self._segments[id(reference)]
-                self._given += 1
-                for start, length in reference.ranges:
-                    self._free.add(start, length)
-                reference.ranges = Ranges()
-            else:
-                del self._removed[id(reference)]
-                self._reclaim(reference.place, reference.keep)
+        try:
+            while queue:
+                reference = queue.popleft()
+                if isinstance(reference, SegmentReference):
+                    self._take_back(reference)
+                elif self._removed.pop(id(reference), None) is not None:
+                    self._reclaim(reference.place, reference.keep)
+        except BaseException:
+            self._is_torn = True
+            raise
+
+    def _take_back(self, reference: SegmentReference) -> None:
+        """Make free what a dead segment owns. Doing it again, after an exception in it, does the rest."""
+        if id(reference) not in self._segments:
+            return
+        ranges, reference.ranges = reference.ranges, Ranges()
+        for start, length in ranges:
+            self._free.add(start, length)
+        del self._segments[id(reference)]
+        self._given += 1
+
+    def _mend(self) -> None:
+        """Make the book-keeping whole again after an exception in the middle of it. Called under the lock.
+
+        Bytes of a blob that was being made or removed then may stay with its segment until that returns.
+        """
+        free = Ranges(0, self._capacity)
+        for reference in self._segments.values():
+            reference.ranges.recount()
+            for start, length in reference.ranges:
+                free.remove(start, length)
+            segment = reference.segment()
+            if segment is not None:
+                segment.free.recount()
+        self._free = free
+        self._given = self._taken - len(self._segments)
+        # The exception may have come when one was out of the queue already.
+        watched: list[SegmentReference | ArrayReference] = [*self._segments.values(), *self._removed.values()]
+        self._returned.extend(reference for reference in watched if reference() is None)
+        self._is_torn = False
 
     def _reclaim(self, place: Place, keep: bool) -> None:
         """Make a dead blob's bytes free: for its region alone, or for everybody."""
@@ -286,13 +322,11 @@ class Arena:
             return None
         token = self._memory.token()
         reference = SegmentReference(token, self._returned.append)
-        reference.ranges = Ranges()
-        reference.ranges.add(start, length)
-        segment = Segment(token, reference, start + length)
-        segment.free.add(start, length)
+        reference.ranges = Ranges(start, length)
+        segment = Segment(token, reference, start, length)
         reference.segment = weakref.ref(segment)
-        self._segments[id(reference)] = reference
         self._taken += 1
+        self._segments[id(reference)] = reference
         self._note_peak()
         return segment
 

@@ -253,10 +253,13 @@ class Blob:
 
     def let_go(self, *, keep: bool) -> None:
         """Empty the blob; `keep` leaves its bytes with the region, for the blob that comes next."""
-        place, value = self._place, self._value
+        place, value, region = self._place, self._value, self._region
+        if place is None:
+            self._value = None
+            return
+        region.version += 1  # first: after Ctrl-C no plan of a kernel call may find the old bytes
         self._place = self._value = None
-        if place is not None:
-            self._region.drop(place, None if type(value) is Planned else value, self._name, keep=keep)
+        region.drop(place, None if type(value) is Planned else value, self._name, keep=keep)
 
     def leave(self, *, keep: bool) -> None:
         """Empty the blob, which is no part of its workspace any more and can get no value again."""

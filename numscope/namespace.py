@@ -141,7 +141,8 @@ class Namespace:
                     f"Blob {new} is already in the workspace {self._name!r}, {old!r} cannot get its name; "
                     "remove it first or take another name"
                 )
-            blob = self._blobs[new] = self._blobs.pop(old)
+            blob = self._blobs[new] = self._blobs[old]
+            del self._blobs[old]  # not pop: Ctrl-C behind a call would lose what it returns
             blob._name = new
             self._region.version += 1
             return blob
@@ -281,10 +282,11 @@ class Namespace:
         return blob
 
     def _remove(self, name: str, *, keep: bool) -> bool:
-        blob = self._blobs.pop(name, None)
+        blob = self._blobs.get(name)
         if blob is None:
             return False
         self._region.version += 1
+        del self._blobs[name]
         blob.leave(keep=keep)
         return True
 

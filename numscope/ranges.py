@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator
 
 __all__ = ["Ranges"]
@@ -12,8 +12,16 @@ class Ranges:
     """Disjoint ranges of bytes in the order of their addresses.
 
     First fit by address makes scopes that are used last-in-first-out behave like a bump allocator, so
-    the same program gets the same addresses on every iteration. The two parallel lists stay short (one
-    entry a hole), so a linear search beats a tree.
+    the same program gets the same addresses on every iteration. The list stays short (one entry a hole),
+    so a linear search beats a tree.
+
+    Every change is one operation on one list, so that Ctrl-C comes before it or after it. One that comes
+    between the change and the sum leaves `total` wrong, until `recount`.
+
+    Parameters
+    ----------
+    start, length : int
+        The first range.
 
     Attributes
     ----------
@@ -21,49 +29,68 @@ class Ranges:
         Bytes in all ranges.
     """
 
-    __slots__ = ("_lengths", "_starts", "total")
+    __slots__ = ("_pieces", "total")
 
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._lengths: list[int] = []
-        self.total = 0
+    def __init__(self, start: int = 0, length: int = 0) -> None:
+        self._pieces = [(start, length)] if length else []
+        self.total = length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._starts, self._lengths, strict=True)
+        return iter(self._pieces)
 
     @property
     def largest(self) -> int:
         """Length of the longest range, 0 when there is none."""
-        return max(self._lengths, default=0)
+        return max((length for _, length in self._pieces), default=0)
 
     def find(self, length: int) -> int | None:
         """Return where the first range starts that is long enough, or None."""
-        for i, available in enumerate(self._lengths):
+        for start, available in self._pieces:
             if available >= length:
-                return self._starts[i]
+                return start
         return None
 
     def take(self, length: int) -> int | None:
         """Take `length` from the first range that is long enough; return where it starts, or None."""
-        for i, available in enumerate(self._lengths):
+        pieces = self._pieces
+        for i, (start, available) in enumerate(pieces):
             if available >= length:
-                start = self._starts[i]
-                self._cut(i, start, length)
+                if available > length:
+                    pieces[i] = (start + length, available - length)
+                else:
+                    del pieces[i]
+                self.total -= length
                 return start
         return None
 
     def remove(self, start: int, length: int) -> bool:
         """Remove the bytes from `start`; False, and nothing is changed, unless one range has them all."""
-        i = bisect_right(self._starts, start) - 1
-        if i < 0 or self._starts[i] + self._lengths[i] < start + length:
+        pieces, end = self._pieces, start + length
+        i = bisect_left(pieces, (start + 1,)) - 1
+        if i < 0:
             return False
-        self._cut(i, start, length)
+        first, available = pieces[i]
+        behind = first + available - end
+        if behind < 0:
+            return False
+        if first < start and behind:
+            pieces[i : i + 1] = (first, start - first), (end, behind)
+        elif first < start:
+            pieces[i] = (first, start - first)
+        elif behind:
+            pieces[i] = (end, behind)
+        else:
+            del pieces[i]
+        self.total -= length
         return True
 
     def length_before(self, end: int) -> int:
         """Return the length of the range that ends just at `end`, 0 when there is none."""
-        i = bisect_left(self._starts, end) - 1
-        return self._lengths[i] if i >= 0 and self._starts[i] + self._lengths[i] == end else 0
+        i = bisect_left(self._pieces, (end,)) - 1
+        if i < 0:
+            return 0
+        start, length = self._pieces[i]
+        return length if start + length == end else 0
 
     def add(self, start: int, length: int) -> None:
         """Add a range and join it with its neighbours.
@@ -76,37 +103,28 @@ class Ranges:
         """
         if length == 0:
             return
-        starts, lengths = self._starts, self._lengths
-        i = bisect_left(starts, start)
-        ends_before = starts[i - 1] + lengths[i - 1] if i else -1
-        if ends_before > start or (i < len(starts) and start + length > starts[i]):
-            raise RuntimeError(f"bytes {start} to {start + length} were given back twice")
-        joins_next = i < len(starts) and start + length == starts[i]
-        if ends_before == start:
-            lengths[i - 1] += length
-            if joins_next:
-                lengths[i - 1] += lengths[i]
-                del starts[i], lengths[i]
-        elif joins_next:
-            starts[i] = start
-            lengths[i] += length
+        pieces, end = self._pieces, start + length
+        i = j = bisect_left(pieces, (start,))
+        first, last = start, end  # of the range with its neighbours
+        overlaps = False
+        if i:
+            before, n = pieces[i - 1]
+            overlaps = before + n > start
+            if before + n == start:
+                i, first = i - 1, before
+        if j < len(pieces):
+            behind, n = pieces[j]
+            overlaps = overlaps or behind < end
+            if behind == end:
+                j, last = j + 1, behind + n
+        if overlaps:
+            raise RuntimeError(f"bytes {start} to {end} were given back twice")
+        if j - i == 1:  # 50 ns less than a slice
+            pieces[i] = (first, last - first)
         else:
-            starts.insert(i, start)
-            lengths.insert(i, length)
+            pieces[i:j] = ((first, last - first),)
         self.total += length
 
-    def _cut(self, i: int, start: int, length: int) -> None:
-        """Take `length` bytes from `start` out of range `i`, which has them."""
-        before = start - self._starts[i]
-        behind = self._lengths[i] - before - length
-        if before:
-            self._lengths[i] = before
-            if behind:
-                self._starts.insert(i + 1, start + length)
-                self._lengths.insert(i + 1, behind)
-        elif behind:
-            self._starts[i] = start + length
-            self._lengths[i] = behind
-        else:
-            del self._starts[i], self._lengths[i]
-        self.total -= length
+    def recount(self) -> None:
+        """Make `total` right again after an exception in the middle of a change."""
+        self.total = sum(length for _, length in self._pieces)

@@ -74,16 +74,13 @@ class Region:
         arena = self.arena
         with arena._lock:
             arena._settle()
-            found = self._find(total)
-            if found is None and total <= arena.capacity:
-                reserves = arena._take_reserves()
-                found = self._find(total) if reserves else None
-                if found is None:
-                    gc.collect()  # views and workspaces in garbage cycles hold memory that nobody wants
-                    arena._settle()
-                    found = self._find(total)
-                if found is None:
-                    arena._restore(reserves)
+            try:
+                found = self._find(total)
+                if found is None and total <= arena.capacity:
+                    found = self._find_harder(total)
+            except BaseException:
+                arena._is_torn = True
+                raise
             if found is None:
                 raise arena._exhausted(total, name)
             segment, offset = found
@@ -125,16 +122,19 @@ class Region:
         keep : bool
             Leave the bytes with this region, for the blob that will take their place.
         """
-        self.version += 1
         if place.segment is None:
             return
         self.used -= place.nbytes
         arena = self.arena
         with arena._lock:
-            if array is None:
-                arena._reclaim(place, keep)
+            if array is not None:
+                self._watch(array, name, place, keep)
                 return
-            self._watch(array, name, place, keep)
+            try:
+                arena._reclaim(place, keep)
+            except BaseException:
+                arena._is_torn = True
+                raise
 
     def watch(self, array: Any, name: str) -> None:
         """Remember the name of an array that will outlive the release of its segment."""
@@ -183,3 +183,16 @@ class Region:
         if offset is None:
             raise RuntimeError(f"a segment made for {length} bytes has no room for them")
         return found, offset
+
+    def _find_harder(self, length: int) -> tuple[Segment, int] | None:
+        """Find room in what segments hold for later, or in what the garbage collector brings back."""
+        arena = self.arena
+        reserves = arena._take_reserves()
+        found = self._find(length) if reserves else None
+        if found is None:
+            gc.collect()  # views and workspaces in garbage cycles hold memory that nobody wants
+            arena._settle()
+            found = self._find(length)
+        if found is None:
+            arena._restore(reserves)
+        return found

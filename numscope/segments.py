@@ -40,11 +40,11 @@ class Segment:
 
     __slots__ = ("__weakref__", "end", "free", "reference", "token")
 
-    def __init__(self, token: object, reference: SegmentReference, end: int) -> None:
+    def __init__(self, token: object, reference: SegmentReference, start: int, length: int) -> None:
         self.token = token
         self.reference = reference
-        self.end = end  # it grows there
-        self.free = Ranges()
+        self.end = start + length  # it grows there
+        self.free = Ranges(start, length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,11 +256,14 @@ class Workspace(Files):
         """
         with self._guard:
             if release:
-                for blob in self._blobs.values():
-                    blob.leave_with_all()
-                self._blobs.clear()
+                # In this order, Ctrl-C in between leaves no plan of a kernel call that finds bytes of a blob
+                # that is gone, no blob here whose bytes are free, and none that takes no value any more.
+                self._region.version += 1
+                blobs, self._blobs = self._blobs, {}
                 self._plans.clear()
                 self._region.release()
+                for blob in blobs.values():
+                    blob.leave_with_all()
             else:
                 bulk.zero(self, None, None)
 

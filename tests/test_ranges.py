@@ -66,6 +66,20 @@ def test_nothing_added_changes_nothing():
     assert Ranges().largest == Ranges().total == 0
 
 
+def test_a_first_range_may_be_given():
+    ranges = Ranges(4, 8)
+    assert list(ranges) == [(4, 8)]
+    assert ranges.total == ranges.largest == 8
+    assert list(Ranges(4, 0)) == []
+
+
+def test_the_sum_can_be_counted_again():
+    ranges = of((4, 4), (12, 8))
+    ranges.total = 0
+    ranges.recount()
+    assert ranges.total == 12
+
+
 def pieces(free):
     """The runs of a set of bytes."""
     runs = []
