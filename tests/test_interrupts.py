@@ -68,6 +68,10 @@ class Program:
         assert arena.used + arena.free == arena.capacity
         stats = arena.stats()
         assert stats.segments == stats.segments_taken - stats.segments_returned >= 0
+        for reference in arena._segments.values():
+            segment = reference.segment()
+            for ranges in [reference.ranges, *([segment.free] if segment else [])]:
+                assert ranges.total == sum(length for _, length in ranges)
         blobs = {*self.root._blobs.values(), *self.other._blobs.values()}
         places = [blob._place for blob in blobs if blob.is_tensor]
         pieces = sorted((place.offset, place.nbytes) for place in places)
