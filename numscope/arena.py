@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from numscope.device import Device, Memory, resolve_device
 from numscope.errors import ArenaExhausted, DeviceUnavailableError
@@ -246,6 +246,12 @@ class Arena:
             # The traceback of the error under way holds the frames whose arrays are still alive. That
             # error is the one to see; the memory goes back when the arrays die.
             return
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "an arena can be neither copied nor pickled: its memory is here, and arrays refer to it; "
+            "make another Arena, or save a workspace"
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{format_size(self.used)} of {format_size(self._capacity)} used"

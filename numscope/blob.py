@@ -6,7 +6,7 @@ import contextlib
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,8 @@ def as_shape(shape: int | Sequence[int], itemsize: int) -> tuple[int, ...]:
     """
     sizes: Any = shape
     if type(shape) is not tuple:  # the error that operator.index would raise for one costs 0.5 us
+        if isinstance(shape, Set | Mapping):  # they have no order that their author meant
+            raise BlobTypeError(f"a shape is an int or a sequence of ints, got {shape!r}")
         with contextlib.suppress(TypeError):
             sizes = (operator.index(shape),)  # type: ignore[arg-type]
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 from numscope.blob import Blob
 from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError
@@ -40,6 +40,12 @@ class Namespace:
     def __repr__(self) -> str:
         return (
             f"<numscope.{type(self).__name__} {self._name!r} on {self._region.device.name}: {self._counts()}>"
+        )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            f"workspace {self._name!r} can be neither copied nor pickled: its blobs lie in an arena; make "
+            "another Workspace and copy_to() it, or save() and load()"
         )
 
     def _counts(self) -> str:

@@ -97,7 +97,7 @@ class Region:
         """Return a new array over a place; None on a device without memory."""
         memory = self.arena._memory
         if memory is None:
-            raise DeviceUnavailableError(f"the arena on {self.arena.device} is closed")
+            raise DeviceUnavailableError(f"the arena on {self.arena.device} is closed; make a new one")
         token = place.segment() if place.segment is not None else memory.token()
         return memory.array(token, place.offset, shape, dtype)
 
@@ -105,7 +105,7 @@ class Region:
         """Return a 1-D array over a place where several arrays lie, each of which it keeps alive."""
         memory = self.arena._memory
         if memory is None:
-            raise DeviceUnavailableError(f"the arena on {self.arena.device} is closed")
+            raise DeviceUnavailableError(f"the arena on {self.arena.device} is closed; make a new one")
         shape = (place.nbytes // dtype.itemsize,)
         return memory.array(memory.token(keeps=tuple(arrays)), place.offset, shape, dtype)
 

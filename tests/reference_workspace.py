@@ -11,8 +11,9 @@ class RefusedError(Exception):
 
 
 class ReferenceWorkspace:
-    def __init__(self, shared=None):
+    def __init__(self, shared=None, made_in=None):
         self.shared = shared
+        self.made_in = made_in  # the parent that it keeps alive, also where nothing is bound
         self.local = {}
         self.forwarded = {}
 
@@ -82,9 +83,9 @@ class ReferenceWorkspace:
                 self.local[name] = [blob[0]]
 
     def reaches(self, other):
-        """Whether a look-up here may come to another workspace."""
+        """Whether a look-up here may come to another workspace, or this one keeps it alive."""
         above = [parent for parent, _ in self.forwarded.values()]
-        above += [self.shared] if self.shared is not None else []
+        above += [parent for parent in (self.shared, self.made_in) if parent is not None]
         return self is other or any(w.reaches(other) for w in above)
 
 

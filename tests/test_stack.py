@@ -104,7 +104,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
         else:
 
             def bound():
-                child = ReferenceWorkspace()
+                child = ReferenceWorkspace(made_in=model)
                 child.bind(model, bindings)
                 return child
 

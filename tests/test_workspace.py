@@ -1,5 +1,7 @@
 """Workspaces: names, the mapping protocol, tensors, scopes."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -198,6 +200,8 @@ def test_a_value_that_the_dtype_cannot_hold_makes_no_blob(ws, value, dtype):
         ((1.5,), ns.BlobTypeError, "sequence of ints"),
         ("ab", ns.BlobTypeError, "sequence of ints"),
         (None, ns.BlobTypeError, "sequence of ints"),
+        ({2}, ns.BlobTypeError, "sequence of ints"),
+        ({2: 3}, ns.BlobTypeError, "sequence of ints"),
         (2**40, ns.ArenaExhausted, "'x' needs"),
     ],
     ids=str,
@@ -383,3 +387,13 @@ def test_leaving_out_of_order_is_an_error(ws):
         with pytest.raises(ns.StackError, match="out of order"):
             ws.__exit__(None, None, None)
         other.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_neither_arenas_nor_workspaces_are_copied_by_python(ws, duplicate):
+    """Two of them would hand out the same bytes."""
+    ws["x"] = [1.0]
+    for original, cure in ((ws.arena, "make another Arena"), (ws, r"copy_to\(\) it")):
+        with pytest.raises(TypeError, match=f"can be neither copied nor pickled: .*{cure}"):
+            duplicate(original)
+    assert ws["x"].tolist() == [1.0]

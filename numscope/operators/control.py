@@ -74,7 +74,10 @@ class ConditionalOp(CompiledOperator):
         """Return the condition, which must be a tensor."""
         blob = ws.get_blob(self.condition)
         if blob is None:
-            raise OperatorError(f"{self.definition!r}: condition {self.condition!r} does not exist any more")
+            raise OperatorError(
+                f"{self.definition!r}: condition {self.condition!r} does not exist any more; feed it, or run "
+                "what makes it"
+            )
         if not blob.is_tensor:
             kind = "nothing" if blob.type is None else blob.type.name
             raise BlobTypeError(

@@ -108,7 +108,10 @@ class TensorOperator(CompiledOperator):
         name = self.inputs[i]
         blob = ws.get_blob(name)
         if blob is None:
-            raise OperatorError(f"{self.definition!r}: input blob {name!r} does not exist any more")
+            raise OperatorError(
+                f"{self.definition!r}: input blob {name!r} does not exist any more; feed it, or run what "
+                "makes it"
+            )
         if not blob.is_tensor:
             kind = "is empty" if blob.type is None else f"holds a {blob.type.name}"
             raise BlobTypeError(f"{self.definition!r}: input {name!r} must be a tensor, but {kind}")
