@@ -173,7 +173,8 @@ def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0, stream
     """Add rows to the rows of `dst` that `indices` name: ``dst[indices[k]] += alpha * rows[k]``.
 
     Rows of one index are added in the order of ``k``, so the bits do not depend on threads. For lists, all
-    is checked first, and each destination is one kernel call.
+    is checked first, and one kernel call serves all of one pair of dtypes (on a CUDA device, each
+    destination has one of its own).
 
     Parameters
     ----------

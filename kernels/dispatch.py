@@ -39,8 +39,12 @@ WORKERS, THREAD, THREADS = TEAM
 worker's share begins, bytes of elements, factor and seed, where the blocks' sums and the results go;
 then the number of workers, and OpenMP's functions that tell a thread its number and the team's size."""
 
-COUNT, TARGET, ROWS, WIDTH = CUTS, PARTIALS, RESULTS, MORE
-"""Words of the order of a `scatter` that mean something else there; its table is that of indices."""
+COUNT = CUTS
+"""Where the order of a `scatter` has the rows of its table: each is a destination, by these columns."""
+
+TARGET, ROWS, INDICES, ADDED, WIDTH = range(0, 40, 8)
+"""Where in such a row are the addresses of destination, rows and indices, how many rows are added, and the
+elements of one."""
 
 _TREE = 1024  # sums side by side when the blocks' sums are added
 
@@ -244,13 +248,16 @@ def measure_arrays(numbers, target, source, alpha):
 @njit(inline="always")
 def _scatter(order, worker, workers):
     """Add the rows of one worker's destinations."""
-    leaf, indices, alpha = load_int64(order + LEAF), load_int64(order + TABLE), load_float64(order + ALPHA)
-    destination, rows = load_int64(order + TARGET), load_int64(order + ROWS)
-    to, of, width = load_int64(order + TO), load_int64(order + OF), load_int64(order + WIDTH)
+    leaf, alpha = load_int64(order + LEAF), load_float64(order + ALPHA)
+    to, of = load_int64(order + TO), load_int64(order + OF)
     for number in range(load_int64(order + COUNT)):
-        index = load_int64(indices + 8 * number)
-        if index % workers == worker:
-            call(leaf, destination + index * to, rows + number * of, width, alpha, 0, 0, 0, 0)
+        entry = load_int64(order + TABLE) + 40 * number
+        target, source = load_int64(entry + TARGET), load_int64(entry + ROWS)
+        indices, width = load_int64(entry + INDICES), load_int64(entry + WIDTH)
+        for row in range(load_int64(entry + ADDED)):
+            index = load_int64(indices + 8 * row)
+            if index % workers == worker:
+                call(leaf, target + index * width * to, source + row * width * of, width, alpha, 0, 0, 0, 0)
 
 
 def scatter_share(order):
@@ -261,22 +268,28 @@ def scatter_share(order):
         worker += threads
 
 
-def scatter(team, leaf, destination, rows, indices, width, sizes, alpha, workers):
-    """Add rows at their indices, each destination's in the order of `indices`.
+def scatter(team, leaf, table, sizes, alpha, workers):
+    """Add rows at their indices to one destination or many, to each row in the order of its indices.
 
-    Worker ``w`` has the destinations whose index is ``w`` modulo the workers; so the order, and every
-    bit, is the same for any number of them.
+    Worker ``w`` has the rows of destinations whose index is ``w`` modulo the workers; so the order, and
+    every bit, is the same for any number of them.
+
+    Parameters
+    ----------
+    team, leaf, alpha
+        As for `launch`; the team is that for `scatter_share`.
+    table : int64 array, shape (destinations, 5)
+    sizes : tuple of int
+        Bytes of an element of destination and rows.
+    workers : int
     """
     lines = np.zeros((2, 8), np.int64)
     order = lines.ctypes.data
     store_int64(order + LEAF, leaf)
-    store_int64(order + TABLE, indices.ctypes.data)
-    store_int64(order + COUNT, len(indices))
-    store_int64(order + TARGET, destination)
-    store_int64(order + ROWS, rows)
-    store_int64(order + WIDTH, width)
-    store_int64(order + TO, width * sizes[0])
-    store_int64(order + OF, width * sizes[1])
+    store_int64(order + TABLE, table.ctypes.data)
+    store_int64(order + COUNT, len(table))
+    store_int64(order + TO, sizes[0])
+    store_int64(order + OF, sizes[1])
     store_float64(order + ALPHA, alpha)
     if workers == 1:
         _scatter(order, 0, 1)
@@ -301,13 +314,7 @@ _LAUNCH = types.Tuple(_FOUND)(
 )
 _ARRAYS = (*[types.int64] * 3, types.float64)
 _SCATTER = types.void(
-    _NUMBERS,
-    *[types.int64] * 3,
-    _NUMBERS,
-    types.int64,
-    types.UniTuple(types.int64, 3),
-    types.float64,
-    types.int64,
+    _NUMBERS, types.int64, _TABLE, types.UniTuple(types.int64, 2), types.float64, types.int64
 )
 _SIGNATURES = {
     launch: _LAUNCH,

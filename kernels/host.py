@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -163,18 +163,27 @@ _kept: list[NDArray[np.int64]] = []
 
 
 def scatter_add(
-    dst: NDArray[Any], indices: NDArray[np.int64], rows: NDArray[Any], variant: Variant, alpha: float
+    additions: Sequence[tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]], variant: Variant, alpha: float
 ) -> None:
-    """Add rows to rows of a matrix: contiguous arrays that were checked."""
-    address = leaves.leaf("blend", variant)
-    width = rows[0].size
-    sizes = (dst.itemsize, rows.itemsize, 0)
-    workers = _workers(2 * rows.size * dst.itemsize + rows.nbytes)
-    addresses = (array.__array_interface__["data"][0] for array in (dst, rows))
+    """Add rows to rows of matrices: checked, contiguous (destination, indices, rows) of one variant."""
+    leaf = leaves.leaf("blend", variant)
+    table = np.array(
+        [
+            [
+                *(side.__array_interface__["data"][0] for side in (target, rows, indices)),
+                len(rows),
+                rows[0].size,
+            ]
+            for target, indices, rows in additions
+        ]
+    )
+    first, _, added = additions[0]
+    elements = sum(rows.size for _, _, rows in additions)
+    workers = _workers(elements * (2 * first.itemsize + added.itemsize))
     everybody = _team(dispatch.scatter_share, workers)
     count_launch()
     scatter = dispatch.compiled(dispatch.scatter)
-    scatter(everybody, address, *addresses, indices, width, sizes, alpha, workers)
+    scatter(everybody, leaf, table, (first.itemsize, added.itemsize), alpha, workers)
 
 
 @cache

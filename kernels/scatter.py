@@ -37,17 +37,28 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) ->
         check_overlap([(place, None) for place in places])
     # None of the rows changes because of what is added before them.
     sources = [_apart(addition.rows, places) for addition in additions]
+    groups: dict[Variant, list[tuple[Any, Any, Any]]] = {}
     for addition, target, source in zip(additions, targets, sources, strict=True):
-        if is_on_device(target):
-            from . import cuda_scatter
-
-            cuda_scatter.scatter_add(target, addition.indices, source, addition.variant, alpha)
-        else:
-            from . import host
-
-            host.scatter_add(target, addition.indices, source, addition.variant, alpha)
+        groups.setdefault(addition.variant, []).append((target, addition.indices, source))
+    for variant, group in groups.items():
+        _add(group, variant, alpha)
+    for addition, target in zip(additions, targets, strict=True):
         if target is not addition.target:
             addition.target[...] = target
+
+
+def _add(group: list[tuple[Any, Any, Any]], variant: Variant, alpha: float) -> None:
+    """Add rows of one dtype to destinations of one dtype: on the host, by one call for all of them."""
+    on_host = [triple for triple in group if not is_on_device(triple[0])]
+    if on_host:
+        from . import host
+
+        host.scatter_add(on_host, variant, alpha)
+    for triple in group:
+        if is_on_device(triple[0]):
+            from . import cuda_scatter
+
+            cuda_scatter.scatter_add(*triple, variant, alpha)
 
 
 def _triples(dst: Any, indices: Any, rows: Any) -> list[tuple[Any, Any, Any]]:

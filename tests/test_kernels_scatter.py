@@ -94,6 +94,30 @@ def test_the_factor_is_a_real_number():
         kernels.scatter_add(np.zeros((2, 1), "f4"), [0], np.ones((1, 1), "f4"), alpha="x")
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_list_is_one_call_for_each_pair_of_dtypes(threads):
+    rng = np.random.default_rng(0)
+    shapes = [(int(rng.integers(1, 9)), int(rng.integers(0, 70))) for _ in range(300)] + [(8, 60_000)]
+    tables = [np.zeros(shape, "f4" if i % 3 else "f8") for i, shape in enumerate(shapes)]
+    indices = [rng.integers(0, rows, 20 - i % 20) for i, (rows, _) in enumerate(shapes)]
+    added = [
+        rng.integers(-9, 9, (len(numbers), width)).astype("f4")
+        for numbers, (_, width) in zip(indices, shapes, strict=True)
+    ]
+    expected = [np.zeros_like(table) for table in tables]
+    for table, numbers, rows in zip(expected, indices, added, strict=True):
+        np.add.at(table, numbers, 2 * rows)
+    before, launches = kernels.get_num_threads(), kernels.launches()
+    kernels.set_num_threads(threads)
+    try:
+        kernels.scatter_add(tables, indices, added, alpha=2.0)
+    finally:
+        kernels.set_num_threads(before)
+    assert kernels.launches() - launches == 2
+    for table, right in zip(tables, expected, strict=True):
+        np.testing.assert_array_equal(table, right)
+
+
 def test_lists_of_destinations():
     tables = [np.arange(15, dtype="f4").reshape(5, 3), np.arange(4.0), np.empty((0, 2), "f4")]
     indices = [[4, 0, 4], np.array([1, 1], "u1"), []]
