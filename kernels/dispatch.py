@@ -16,7 +16,7 @@ from numba import njit, types
 
 from . import cache as disk
 from .headers import C_CONTIGUOUS, DATA, FLAGS, array_size, same_shape
-from .intrinsics import (
+from .scalars import (
     ask,
     call,
     double_of_bits,

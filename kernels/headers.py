@@ -18,7 +18,7 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from . import cache as disk
-from .intrinsics import load_int32, load_int64
+from .scalars import load_int32, load_int64
 
 _HEADER = object.__basicsize__
 TYPE = _HEADER - 8

@@ -3,7 +3,7 @@
 """The host kernels' bodies: what is done with one contiguous run of elements.
 
 There is one compiled leaf for each function and `Variant`, made when it is first wanted and kept on
-disk. Leaves are called by their address, with one signature for all: see `intrinsics.LEAF`.
+disk. Leaves are called by their address, with one signature for all: see `scalars.LEAF`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from functools import cache
 from . import cache as disk
 from .intrinsics import (
     LANES,
-    LEAF,
     VariantType,
     copy_256,
     count_nonfinite,
@@ -23,7 +22,6 @@ from .intrinsics import (
     first_lanes,
     keeps_blocks,
     largest_magnitude,
-    load_int64,
     look,
     move,
     nothing_found,
@@ -31,12 +29,12 @@ from .intrinsics import (
     source_size,
     spread,
     step,
-    store_int64,
     streams,
     wants_largest,
     writes,
     zero_256,
 )
+from .scalars import LEAF, load_int64, store_int64
 from .variants import BLOCK, Variant
 
 LAG = 96
