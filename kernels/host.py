@@ -191,7 +191,8 @@ def warmup() -> None:
     """Compile the launches and the variants that a gradient accumulator uses."""
     for launch in (dispatch.launch, dispatch.launch_arrays, dispatch.measure_arrays):
         dispatch.compiled(launch)
-    dispatch.share(dispatch.walk_share)
+    if _workers(1 << 40) > 1:
+        dispatch.share(dispatch.walk_share)
     plain = Variant("float32", "float32")
     for kernel, streaming in (("zero", False), ("zero", True), ("copy", False), ("copy", True)):
         leaves.leaf(kernel, plain.with_streaming(streaming))
