@@ -7,7 +7,7 @@ workspace, and used until a version number of a workspace that it looked into ha
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -241,11 +241,11 @@ def _done(how: Merging, unscaled: bool) -> str:
 def _merging_group(group: list[tuple[Blob, Blob]], how: Merging, unscaled: bool) -> list[kernels.Prepared]:
     source_dtype, target_dtype = (blob._value.dtype for blob in group[0])
     can_clear = source_dtype.name in _COMPUTED and target_dtype.name in _COMPUTED
+    # Of one dtype, both sides are padded alike, and neighbours with the padding between them are one piece
+    # to the kernels. What is added in the padding is nobody's.
+    padded = source_dtype == target_dtype
     group = sorted(group, key=lambda pair: _address(pair[1]))
-    # As much of the padding belongs to the pieces as both sides have: what is written there is nobody's. No
-    # piece then ends within a vector, and neighbours that are padded alike, as all are of one dtype, are one.
-    lengths = [min(map(_room, pair)) for pair in group]
-    sources, targets = (_pieces(side, lengths) for side in zip(*group, strict=True))
+    sources, targets = (_pieces(side, padded=padded) for side in zip(*group, strict=True))
     if not how.adds and unscaled and not (how.clears and can_clear):
         copying = kernels.prepare("copy", targets, sources)
         return [copying, *(_zeroing(source for source, _ in group) if how.clears else [])]
@@ -280,16 +280,12 @@ def _target(workspace: Workspace, other: Workspace, name: str, source: Blob) -> 
     return target
 
 
-def _pieces(blobs: Sequence[Blob], lengths: Sequence[int] | None = None) -> kernels.Pieces:
-    """Return where tensors lie, or so many elements from where they begin."""
-    if lengths is None:
-        lengths = [blob._value.size for blob in blobs]
-    return kernels.Pieces([_address(b) for b in blobs], lengths, blobs[0]._value.dtype, _device(blobs[0]))
-
-
-def _room(blob: Blob) -> int:
-    """Return how many elements a tensor could have where it is, the padding included."""
-    return _padded(blob) // int(blob._value.dtype.itemsize)
+def _pieces(blobs: Iterable[Blob], *, padded: bool = False) -> kernels.Pieces:
+    """Return where tensors lie, with or without the padding behind each."""
+    placed = list(blobs)
+    dtype = placed[0]._value.dtype
+    lengths = [_padded(b) // dtype.itemsize if padded else b._value.size for b in placed]
+    return kernels.Pieces([_address(b) for b in placed], lengths, dtype, _device(placed[0]))
 
 
 def _has_memory(blob: Blob) -> bool:
