@@ -134,7 +134,7 @@ def single(plan: Plan, itemsizes: tuple[int, int]) -> Callable[..., Stats | bool
     """
     variant = plan.variant.with_streaming(False)
     address = leaves.leaf(plan.kernel, variant)
-    units = 1 if plan.kernel == "blend" else itemsizes[0]
+    units = itemsizes[0] // plan.destination.dtype.itemsize  # bytes, or the two floats of a complex number
     flags = C_CONTIGUOUS | WRITEABLE if variant.write else C_CONTIGUOUS
     doubles = variant.compute == "float64"
     numbers = np.array([address, *itemsizes, units, _SHARE // max(itemsizes), flags, doubles])

@@ -222,6 +222,19 @@ def test_scale():
     assert np.array_equal(numbers, expected)
 
 
+@pytest.mark.parametrize(("dtype", "real"), [("c8", "f4"), ("c16", "f8")])
+def test_complex_numbers_the_first_time_and_later(dtype, real):
+    rng = np.random.default_rng(9)
+    for size, beta in itertools.product((0, 1, 3, 17, 1000), (1.0, 1.0, 0.0, 0.0)):
+        start, source = rng.standard_normal((2, 2 * size)).astype(real).view(dtype)
+        view, memory = guarded(start)
+        kernels.accumulate(view, source, alpha=0.5, beta=beta)
+        assert np.allclose(view, beta * start + 0.5 * source, rtol=1e-6)
+        kernels.scale(view, 2)
+        assert np.allclose(view, 2 * beta * start + source, rtol=1e-6)
+        assert guards_hold(view, memory)
+
+
 def test_a_sequence_is_one_kernel_call():
     arrays = [np.ones(n, "f4") for n in range(100)]
     sources = [np.full(n, 2, "f4") for n in range(100)]
