@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .gaps import check_apart
 from .pieces import OverlapError, Pieces, as_array, check_overlap, device_of, is_on_device
 from .plan import Plan, Prepared, Stats, bind, make_plan, merge, prepare
 
@@ -50,11 +51,13 @@ def run(
 
 
 def as_factor(alpha: object) -> float:
-    """Return a factor as a float; TypeError unless it is a real number."""
+    """Return a factor as a float; TypeError unless it is a real number, ValueError if it is too large."""
     try:
         if isinstance(alpha, str | bytes):  # float("2") is one
             raise TypeError
         return float(alpha)  # type: ignore[arg-type]
+    except OverflowError as error:
+        raise ValueError(f"alpha must fit a float64: {error}; pass math.inf if that is meant") from None
     except (TypeError, ValueError):
         raise TypeError(f"alpha must be a real number, got {type(alpha).__name__} {alpha!r}") from None
 
@@ -87,6 +90,9 @@ def _run(
         check_writable(targets, "destination")
     if zero_source and sources is not None:
         check_writable(sources, "source to be zeroed")
+    written = targets + (sources if zero_source and sources is not None else [])
+    if operation not in ("zero", "stats") and not all(array.flags.c_contiguous for array in written):
+        check_apart(written)
     write_back: list[tuple[NDArray[Any], NDArray[Any]]] = []
     targets = contiguous(targets, write_back if operation != "stats" else None)
     if sources is not None:
@@ -94,7 +100,7 @@ def _run(
 
     def planned(origins: _Arrays | None) -> list[Plan]:
         pairs = _pairs(targets, origins)
-        if len(pairs) > 1 and operation != "stats":
+        if len(pairs) > 1 and operation not in ("zero", "stats"):
             check_overlap(pairs, writes_source=zero_source)
         return [make_plan(operation, target, source, **options) for target, source in pairs]
 

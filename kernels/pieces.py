@@ -14,6 +14,7 @@ __all__ = [
     "KNOWN",
     "OverlapError",
     "Pieces",
+    "address_of",
     "as_array",
     "as_dtype",
     "check_overlap",
@@ -91,6 +92,8 @@ def as_array(x: Any) -> NDArray[Any]:
                 f"expected an array on the host or on a CUDA device, got "
                 f"{type(x).__module__}.{type(x).__qualname__}"
             )
+    if isinstance(x, np.ndarray) and type(x) is not np.ndarray:
+        x = x.view(np.ndarray)  # a subclass may copy and assign as it likes: a hard mask lets nothing through
     array: NDArray[Any] = x
     as_dtype(array.dtype)
     return array
@@ -204,7 +207,7 @@ class Pieces:
             raise TypeError(
                 f"the arrays are on {', '.join(sorted(devices))}: expected one device; copy them to it"
             )
-        return cls([_address(view) for view in views], [view.size for view in views], dtype, devices.pop())
+        return cls([address_of(view) for view in views], [view.size for view in views], dtype, devices.pop())
 
     @classmethod
     def read(
@@ -273,7 +276,8 @@ def device_of(array: Any) -> str:
     return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
 
 
-def _address(array: Any) -> int:
+def address_of(array: Any) -> int:
+    """Return where an array of NumPy or CuPy lies."""
     if isinstance(array, np.ndarray):
         return int(array.__array_interface__["data"][0])
     return int(array.data.ptr)

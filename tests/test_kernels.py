@@ -340,6 +340,7 @@ def test_overlaps_are_right_or_refused():
         ),
         (lambda x: kernels.scale(x, None), TypeError, "alpha must be a real number, got NoneType"),
         (lambda x: kernels.scale(x, 1j), TypeError, "alpha must be a real number, got complex"),
+        (lambda x: kernels.scale(x, 1 << 2000), ValueError, "alpha must fit a float64"),
         (lambda x: kernels.set_num_threads(0), ValueError, "at least 1, got 0"),
         (lambda x: kernels.set_num_threads(1.5), TypeError, "must be an int, got float"),
     ],
