@@ -1,11 +1,11 @@
 """One-pass kernels over flat memory: zero, copy, accumulate, scale, statistics.
 
 Every function takes one array or a sequence of arrays (then as many on the other side) and makes one
-kernel call for the whole sequence, or one for each pair of dtypes in it (`scatter_add` on a CUDA device:
-one for each array). Whatever has ``__array_interface__``, ``__cuda_array_interface__`` or ``__dlpack__``
-will do; a destination must be writable. Arrays that are not contiguous are right, at the cost of a copy. A
-source may be exactly its destination; where it overlaps otherwise, it is copied first. Nothing is compiled,
-and neither Numba nor CuPy is imported, before the first call.
+kernel call for the whole sequence, or one for each pair of dtypes in it. Whatever has
+``__array_interface__``, ``__cuda_array_interface__`` or ``__dlpack__`` will do; a destination must be
+writable. Arrays that are not contiguous are right, at the cost of a copy. A source may be exactly its
+destination; where it overlaps otherwise, it is copied first. Nothing is compiled, and neither Numba nor
+CuPy is imported, before the first call.
 
 Arrays on a CUDA device are handled there, on CuPy's current stream or the one given; a call returns before
 its kernel ends, unless it returns statistics. `nontemporal` is a matter of the host's caches and has no
@@ -173,8 +173,7 @@ def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0, stream
     """Add rows to the rows of `dst` that `indices` name: ``dst[indices[k]] += alpha * rows[k]``.
 
     Rows of one index are added in the order of ``k``, so the bits do not depend on threads. For lists, all
-    is checked first, and one kernel call serves all of one pair of dtypes (on a CUDA device, each
-    destination has one of its own).
+    is checked first, and one kernel call serves all of one pair of dtypes on one device.
 
     Parameters
     ----------

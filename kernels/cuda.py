@@ -235,10 +235,13 @@ def _adding_up():
 def _scattering(form):
     """Return the kernel that adds rows at their indices, each destination's in the order of the indices.
 
-    `table` has the indices in rising order, `rows` the numbers of their rows; the CUDA block at the first
-    of equal indices adds all their rows, and each of its threads always the same elements. `extra` is
-    the number of the destination's rows; of an index beyond them nothing is added, and it is left at
-    the address `partials`.
+    `table` has the indices of all rows, destination after destination and rising in each, `rows` has the
+    numbers of the rows in the same order. The CUDA block at the first of equal indices adds all their
+    rows, and each of its threads always the same elements. `extra` is how many rows the destination has;
+    of an index beyond them nothing is added, and it is left at the address `partials`.
+
+    One destination lies in the arguments; several are rows of a table at the address `gate`, with one row
+    more to tell where the last ends, and `slots` is the address of int32 (tiles,): which one it is.
     """
 
     def kernel(
@@ -246,20 +249,28 @@ def _scattering(form):
     ):
         factor = primitives.spread(form, alpha)
         found = primitives.nothing_found(form)
-        to, of = primitives.destination_size(form) * length, primitives.source_size(form) * length
-        start = types.int64(0)
+        start, first, end = types.int64(0), types.int64(0), tiles
         place = types.int64(cuda.blockIdx.x)
         while place < tiles:
+            if slots != 0:
+                row = gate + 8 * COLUMNS * primitives.load_int32(slots + 4 * place)
+                destination = primitives.load_int64(row + 8 * DESTINATION)
+                source = primitives.load_int64(row + 8 * SOURCE)
+                length = primitives.load_int64(row + 8 * LENGTH)
+                extra = primitives.load_int64(row + 8 * EXTRA)
+                first = primitives.load_int64(row + 8 * FIRST)
+                end = primitives.load_int64(row + 8 * (COLUMNS + FIRST))
             index = primitives.load_int64(table + 8 * place)
             following = place
-            if place > 0 and primitives.load_int64(table + 8 * place - 8) == index:
-                following = tiles
+            if place > first and primitives.load_int64(table + 8 * place - 8) == index:
+                following = end
             elif index < 0 or index >= extra:
                 primitives.store_int64(partials, index)
-                following = tiles
-            while following < tiles and primitives.load_int64(table + 8 * following) == index:
-                row = primitives.load_int64(rows + 8 * following)
-                target, added = destination + to * index, source + of * row
+                following = end
+            target = destination + primitives.destination_size(form) * length * index
+            while following < end and primitives.load_int64(table + 8 * following) == index:
+                number = primitives.load_int64(rows + 8 * following)
+                added = source + primitives.source_size(form) * length * number
                 found = _do_run(form, target, added, start, seed, factor, start, length, found)
                 following += 1
             place += cuda.gridDim.x

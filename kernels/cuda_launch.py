@@ -124,6 +124,11 @@ class Tables:
         )
         streams.keep(device, pinned)
 
+    def array(self, number: int, like: NDArray[Any]) -> Any:
+        """Return a table as an array of CuPy, of the shape and dtype that it has on the host."""
+        start = self.addresses[number] - self.room
+        return cupy.ndarray(like.shape, like.dtype, self._memory + start)
+
 
 class _OnStream:
     """What the launches of a `Prepared` on one stream need: their arguments, and where results go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "SOURCE",
     "SUM_OF_SQUARES",
     "Layout",
+    "addition_runs",
     "read_stats",
     "with_native_half",
 ]
@@ -90,6 +92,30 @@ class Layout:
         """To which run each tile belongs, shape (tiles,)."""
         tiles = np.diff(self.runs[:, FIRST], append=self.tiles)
         return np.repeat(np.arange(len(self.runs), dtype=np.int32), tiles)
+
+
+def addition_runs(form: Form, additions: Sequence[tuple[int, int, int, int, int]]) -> NDArray[np.int64]:
+    """Return the table of several destinations to which rows are added.
+
+    Parameters
+    ----------
+    form : Form
+    additions : sequence of tuple of int
+        A destination's address, that of the rows for it, elements of a row, how many rows it has, and how
+        many are added.
+
+    Returns
+    -------
+    int64 array, shape (destinations + 1, COLUMNS)
+        In place of tiles, `FIRST` counts added rows; in the last row it says how many there are. They are
+        numbered through all destinations, so each one's `SOURCE` is where row 0 of all would lie.
+    """
+    runs = np.zeros((len(additions) + 1, COLUMNS), np.int64)
+    places = np.array(additions, np.int64)
+    runs[:-1, [DESTINATION, SOURCE, LENGTH, EXTRA]] = places[:, :4]
+    runs[1:, FIRST] = np.cumsum(places[:, 4])
+    runs[:, SOURCE] -= form.source_size * runs[:, LENGTH] * runs[:, FIRST]
+    return runs
 
 
 def with_native_half(variant: Variant) -> Variant:

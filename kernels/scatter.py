@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +17,13 @@ __all__ = ["scatter_add"]
 
 
 class _Addition(NamedTuple):
-    """Rows that are checked, for one destination."""
+    """Rows that are checked, for one destination; `given` is what came from the caller."""
 
     target: Any
     indices: Any
     rows: Any
     variant: Variant
+    given: tuple[Any, Any, Any]
 
 
 def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) -> None:
@@ -32,33 +35,41 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) ->
     checked = [_check(*triple) for triple in _triples(dst, indices, rows)]
     additions = [addition for addition in checked if addition.rows.size]
     targets = [contiguous([addition.target], None)[0] for addition in additions]
-    places = [Pieces.of([target]) for target in targets]
-    if len(places) > 1:
-        check_overlap([(place, None) for place in places])
+    if len(targets) > 1:
+        check_overlap([(Pieces.of([target]), None) for target in targets])
     # None of the rows changes because of what is added before them.
-    sources = [_apart(addition.rows, places) for addition in additions]
-    groups: dict[Variant, list[tuple[Any, Any, Any]]] = {}
+    sources = _apart([addition.rows for addition in additions], targets)
+    groups: dict[tuple[Variant, str], list[tuple[Any, Any, Any]]] = {}
     for addition, target, source in zip(additions, targets, sources, strict=True):
-        groups.setdefault(addition.variant, []).append((target, addition.indices, source))
-    for variant, group in groups.items():
-        _add(group, variant, alpha)
+        group = groups.setdefault((addition.variant, device_of(target)), [])
+        group.append((target, addition.indices, source))
+    cards = {device for _, device in groups if device != "cpu"}
+    for device in cards:
+        from . import cuda_faults, cuda_streams
+
+        cuda_faults.raise_found(cuda_streams.ordinal(device))
+    for (variant, device), group in groups.items():
+        _add(group, variant, device, alpha)
     for addition, target in zip(additions, targets, strict=True):
         if target is not addition.target:
             addition.target[...] = target
+    for device in cards:
+        from . import cuda_arrays
+
+        taken = (addition.given for addition in additions if device_of(addition.target) == device)
+        cuda_arrays.give_back(filter(is_on_device, chain.from_iterable(taken)), device)
 
 
-def _add(group: list[tuple[Any, Any, Any]], variant: Variant, alpha: float) -> None:
-    """Add rows of one dtype to destinations of one dtype: on the host, by one call for all of them."""
-    on_host = [triple for triple in group if not is_on_device(triple[0])]
-    if on_host:
+def _add(group: list[tuple[Any, Any, Any]], variant: Variant, device: str, alpha: float) -> None:
+    """Add rows of one dtype to destinations of one dtype on one device, by one call for all of them."""
+    if device == "cpu":
         from . import host
 
-        host.scatter_add(on_host, variant, alpha)
-    for triple in group:
-        if is_on_device(triple[0]):
-            from . import cuda_scatter
+        host.scatter_add(group, variant, alpha)
+    else:
+        from . import cuda_scatter
 
-            cuda_scatter.scatter_add(*triple, variant, alpha)
+        cuda_scatter.scatter_add(group, variant, alpha)
 
 
 def _triples(dst: Any, indices: Any, rows: Any) -> list[tuple[Any, Any, Any]]:
@@ -105,16 +116,23 @@ def _check(dst: Any, indices: Any, rows: Any) -> _Addition:
         numbers = np.ascontiguousarray(numbers, np.int64)
     elif device_of(numbers) != here:
         raise ValueError(f"indices on {device_of(numbers)} and destination on {here}: copy them there first")
-    return _Addition(target, numbers, added, variant)
+    return _Addition(target, numbers, added, variant, (dst, indices, rows))
 
 
-def _apart(rows: Any, targets: list[Pieces]) -> Any:
-    """Return contiguous rows that lie in no destination."""
-    (rows,) = contiguous([rows], None)
-    place = Pieces.of([rows])
-    overlaps = (
-        place.addresses[0] < target.ends[0] and target.addresses[0] < place.ends[0]
-        for target in targets
-        if target.device == place.device
-    )
-    return rows.copy() if any(overlaps) else rows
+def _apart(rows: list[Any], targets: list[Any]) -> list[Any]:
+    """Return contiguous rows that lie in none of the destinations, which are apart from each other."""
+    taken = sorted(map(_span, targets))
+    starts = [start for start, _ in taken]
+
+    def overlaps(array: Any) -> bool:
+        start, end = _span(array)
+        before = bisect_left(starts, end)  # how many begin before its end; the last of them ends last
+        return before > 0 and taken[before - 1][1] > start
+
+    return [array.copy() if overlaps(array) else array for array in contiguous(rows, None)]
+
+
+def _span(array: Any) -> tuple[int, int]:
+    """Return where a contiguous array begins and ends; two devices have no address in common."""
+    start = int(Pieces.of([array]).addresses[0])
+    return start, start + int(array.nbytes)

@@ -12,7 +12,7 @@ from numba import cuda
 from numscope.kernels import Pieces
 from numscope.kernels.cuda import body
 from numscope.kernels.cuda_forms import ADD_UP, THREADS, TREE, Form
-from numscope.kernels.cuda_layout import NONFINITE, RESULTS, Layout, read_stats
+from numscope.kernels.cuda_layout import NONFINITE, RESULTS, Layout, addition_runs, read_stats
 from numscope.kernels.host import Prepared
 from numscope.kernels.plan import Plan, Stats, make_plan, scatter_variant
 from reference import same, values
@@ -226,35 +226,72 @@ def test_bfloat16_with_stochastic_rounding_and_with_a_remainder():
         assert np.array_equal(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("width", [1, 5, 700])
-def test_scatter_add_in_the_order_of_the_indices(width):
-    rng = np.random.default_rng(9)
-    indices = np.array([3, 0, 3, 5, 3, 0])
-    start, rows = values(rng, 6 * width, "f4", False), values(rng, 6 * width, BFLOAT16, False)
-    on_host, on_card = start.reshape(6, width).copy(), placed(start, 0)
-    kernels.scatter_add(on_host, indices, rows.reshape(6, width), alpha=0.3)
-    assert scatter(on_card, indices, rows, width) == 0
-    assert np.array_equal(on_card, on_host.ravel())
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # destination (n, width), indices, rows (k, width)
 
 
-def scatter(target: np.ndarray, indices: np.ndarray, rows: np.ndarray, width: int) -> int:
-    """Add rows as `cuda_launch` does; return what index was wrong."""
-    order = np.argsort(indices, kind="stable")
-    ordered, wrong = indices[order], np.zeros(1, np.int64)
+def scatter(*additions: Rows, blocks: int = 2) -> int:
+    """Add rows as `cuda_scatter` does; return what index was wrong."""
+    target, _, rows = additions[0]
     form = Form("scatter", scatter_variant(target.dtype, rows.dtype))
-    pointers = (order.ctypes.data, ordered.ctypes.data, target.ctypes.data, rows.ctypes.data)
-    sizes = (width, target.size // width, len(indices))
-    cuda.jit(body(form))[2, THREADS](*pointers, *sizes, 0.3, 0, wrong.ctypes.data, 0, 0, 0)
+    counts = [len(indices) for _, indices, _ in additions]
+    places = [
+        (place.ctypes.data, added.ctypes.data, place.shape[1], len(place), len(added))
+        for place, _, added in additions
+    ]
+    runs = addition_runs(form, places)
+    numbers = np.repeat(np.arange(len(additions), dtype=np.int32), counts)
+    indices = np.concatenate([indices for _, indices, _ in additions])
+    order = np.lexsort((indices, numbers))
+    ordered, wrong = indices[order], np.zeros(1, np.int64)
+    several = len(additions) > 1
+    one = (0, 0, 0, 0) if several else places[0][:4]
+    tables = (numbers.ctypes.data, runs.ctypes.data) if several else (0, 0)
+    kernel = cuda.jit(body(form))
+    addresses = (order.ctypes.data, ordered.ctypes.data)
+    kernel[blocks, THREADS](*addresses, *one, len(order), 0.3, 0, wrong.ctypes.data, *tables, 0)
     return int(wrong[0])
 
 
+def matrices(rng: np.random.Generator, dtypes: tuple, rows: int, added: int, width: int, offset: int) -> Rows:
+    """Draw a destination and rows to add, `offset` elements behind an aligned address."""
+    target = values(rng, rows * width, dtypes[0], False)
+    more = values(rng, added * width, dtypes[1], False)
+    indices = rng.integers(0, rows, added)
+    return placed(target, offset).reshape(rows, width), indices, placed(more, offset).reshape(added, width)
+
+
+@pytest.mark.parametrize("width", [1, 5, 700])
+def test_scatter_add_in_the_order_of_the_indices(width):
+    on_card, _, rows = matrices(np.random.default_rng(9), ("f4", BFLOAT16), 6, 6, width, 0)
+    indices, on_host = np.array([3, 0, 3, 5, 3, 0]), on_card.copy()
+    kernels.scatter_add(on_host, indices, rows, alpha=0.3)
+    assert scatter((on_card, indices, rows)) == 0
+    assert np.array_equal(on_card, on_host)
+
+
+@pytest.mark.parametrize("dtypes", [("f4", BFLOAT16), ("f8", "f4"), (BFLOAT16, "f4")], ids=str)
+def test_scatter_add_to_many_destinations_in_one_launch(dtypes):
+    rng = np.random.default_rng(11)
+    shapes = [(int(rng.integers(1, 6)), int(rng.integers(1, 9)), width, width % 4) for width in range(1, 34)]
+    additions = [matrices(rng, dtypes, *shape) for shape in shapes]
+    on_host = [target.copy() for target, _, _ in additions]
+    kernels.scatter_add(on_host, *map(list, list(zip(*additions, strict=True))[1:]), alpha=0.3)
+    assert scatter(*additions, blocks=3) == 0
+    for (on_card, _, _), expected in zip(additions, on_host, strict=True):
+        assert np.array_equal(on_card, expected)
+
+
 @pytest.mark.parametrize("wrong", [6, -1])
-def test_an_index_out_of_range_is_reported_and_writes_nothing(wrong):
-    start, rows = np.arange(12, dtype="f4"), np.ones(6, "f4")
-    target = placed(start, 0)
-    assert scatter(target, np.array([2, wrong, 2]), rows, 2) == wrong
-    expected = start + np.float32(0.3) * (np.arange(12) // 2 == 2) * np.float32(2)
-    assert np.allclose(target, expected)
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_an_index_out_of_range_is_reported_and_writes_nothing(wrong, neighbours):
+    rows, start = np.ones((3, 2), "f4"), np.zeros((9, 2), "f4")
+    target = (placed(start[:6].ravel(), 0).reshape(6, 2), np.array([2, wrong, 2]), rows)
+    others = [(start.copy(), np.array([6, 8, 6]), rows) for _ in range(neighbours)]  # 6 is right there
+    assert scatter(*others[:1], target, *others[1:]) == wrong
+    added = np.float32(0.3) * np.ones(2, "f4")
+    assert np.allclose(target[0], [2 * added if row == 2 else 0 * added for row in range(6)])
+    for other, _, _ in others:
+        assert np.allclose(other, [{6: 2, 8: 1}.get(row, 0) * added for row in range(9)])
 
 
 @pytest.mark.parametrize("found", [(0, 0), (0, 3), (2, 0)], ids=str)

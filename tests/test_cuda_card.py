@@ -137,6 +137,37 @@ def test_scatter_add_in_order(place, cupy):
         kernels.scatter_add(on_card, [0, 50], on_card[:2])
 
 
+@pytest.mark.parametrize("kinds", [("host",), ("i8",), ("host", "i8", "u1", "i4")], ids=str)
+@pytest.mark.parametrize("count", [2, 9, 1000])
+def test_scatter_add_to_many_destinations_in_one_launch(place, cupy, count, kinds):
+    rng = np.random.default_rng(7)
+    sizes = rng.integers(1, [9, 40, 12], (count, 3)).tolist()
+    here = [values(rng, rows * width, "f4", False).reshape(rows, width) for rows, width, _ in sizes]
+    indices = [rng.integers(0, rows, added) for rows, _, added in sizes]
+    added = [values(rng, n * width, BFLOAT16, False).reshape(n, width) for _, width, n in sizes]
+    there = [place(array.ravel(), n % 4).reshape(array.shape) for n, array in enumerate(here)]
+    rows = [place(array.ravel(), n % 3).reshape(array.shape) for n, array in enumerate(added)]
+    numbers = [
+        array if kind == "host" else cupy.asarray(array.astype(kind))
+        for array, kind in zip(indices, itertools.cycle(kinds), strict=False)
+    ]
+    before = kernels.launches()
+    kernels.scatter_add(there, numbers, rows, alpha=0.3)
+    assert kernels.launches() == before + 1
+    kernels.scatter_add(here, indices, added, alpha=0.3)
+    assert all(np.array_equal(left.get(), right) for left, right in zip(there, here, strict=True))
+
+
+def test_a_wrong_index_among_many_destinations_leaves_the_others_right(cupy):
+    tables, rows = [cupy.zeros((n, 2), "f4") for n in (3, 4)], [cupy.ones((3, 2), "f4")] * 2
+    kernels.scatter_add(tables, [cupy.asarray([0, 3, 0]), cupy.asarray([3, 1 << 40, 3])], rows)
+    with pytest.raises(
+        ValueError, match=r"index (3|1099511627776) of an earlier scatter_add on cuda:0 is out"
+    ):
+        kernels.stats(tables)
+    assert [table.get().sum(axis=1).tolist() for table in tables] == [[4, 0, 0], [0, 0, 0, 4]]
+
+
 def test_a_wrong_index_on_the_card_writes_nothing_and_is_told_later(cupy):
     target, rows = cupy.zeros((5, 3), "f4"), cupy.ones((3, 3), "f4")
     kernels.scatter_add(target, cupy.asarray([1, 5, 1]), rows)  # nothing waits for it

@@ -91,16 +91,26 @@ def _lists(cupy: Any, sizes: tuple[int, ...]) -> Iterator[_Case]:
 
 
 def _scattered(cupy: Any) -> Iterator[_Case]:
+    """Add rows to one destination after the other, then to all in one launch."""
     rng = np.random.default_rng(3)
-    for (to, of), width in itertools.product(itertools.product(FLOATS, repeat=2), (1, 5, 64, 1000)):
-        start, rows = _values(rng, 20 * width, to), _values(rng, 100 * width, of)
-        indices = rng.integers(0, 20, 100)
-        there, here = _on_card(cupy, start, 0), start.copy()
-        there_rows = _on_card(cupy, rows, 0).reshape(100, width)
-        numbers = cupy.asarray(indices) if width % 2 else indices
-        kernels.scatter_add(there.reshape(20, width), numbers, there_rows, alpha=0.3)
-        kernels.scatter_add(here.reshape(20, width), indices, rows.reshape(100, width), alpha=0.3)
-        yield f"scatter_add {of.name} into {to.name}, rows of {width}", there, here, None, None
+    widths = (1, 5, 64, 1000)
+    for to, of in itertools.product(FLOATS, repeat=2):
+        here = [_values(rng, 20 * width, to).reshape(20, width) for width in widths]
+        rows = [_values(rng, 100 * width, of).reshape(100, width) for width in widths]
+        there = [_on_card(cupy, array.ravel(), 0).reshape(array.shape) for array in here]
+        taken = [_on_card(cupy, array.ravel(), 0).reshape(array.shape) for array in rows]
+        indices = [rng.integers(0, 20, 100) for _ in widths]
+        numbers = [cupy.asarray(array) if n % 2 else array for n, array in enumerate(indices)]
+        for n, width in enumerate(widths):
+            kernels.scatter_add(there[n], numbers[n], taken[n], alpha=0.3)
+            kernels.scatter_add(here[n], indices[n], rows[n], alpha=0.3)
+            name = f"scatter_add {of.name} into {to.name}, rows of {width}"
+            yield name, there[n].ravel(), here[n].ravel(), None, None
+        kernels.scatter_add(there, numbers, taken, alpha=0.3)
+        kernels.scatter_add(here, indices, rows, alpha=0.3)
+        for n, width in enumerate(widths):
+            name = f"scatter_add of a list of {of.name} into {to.name}, rows of {width}"
+            yield name, there[n].ravel(), here[n].ravel(), None, None
 
 
 def _values(rng: np.random.Generator, size: int, dtype: np.dtype[Any]) -> Any:
