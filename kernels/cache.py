@@ -15,7 +15,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,11 @@ def _roots() -> Iterator[Path]:
     if numba.config.CACHE_DIR:
         yield Path(numba.config.CACHE_DIR)
     yield Path(__file__).parent / "__pycache__"
-    yield Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "numscope"
-    yield Path(tempfile.gettempdir()) / f"numscope-{os.getuid()}"
+    for path in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(path):  # for a user without a home, as in some containers, "~" stays as it is
+            yield Path(path) / "numscope"
+    with suppress(FileNotFoundError):  # no folder can be written
+        yield Path(tempfile.gettempdir()) / f"numscope-{os.getuid()}"
 
 
 def _is_usable(folder: Path) -> bool:
@@ -105,7 +108,7 @@ def directory(name: str) -> Iterator[bool]:
 
 
 class _Loader(FunctionCache):  # type: ignore[misc]
-    """Numba's disk cache, loading code without what it takes to compile some.
+    """Numba's disk cache, loading code without what it takes to compile some, and outliving broken files.
 
     Numba's own first imports and registers its versions of Python's and NumPy's functions, some fifty
     modules: 85 of the 310 ms that the first kernel took in a new process. Code that is loaded needs the
@@ -114,7 +117,16 @@ class _Loader(FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         rtsys.initialize(target_context)
-        return self._load_overload(sig, target_context)
+        try:
+            return self._load_overload(sig, target_context)
+        except Exception:  # whatever unpickling a file leads to that a full disk or a crash has cut off
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):  # a disk that is full by now: the code was compiled all the same
+            super().save_overload(sig, data)
 
 
 def compiled(function: Any, signature: Any, name: str, **options: Any) -> Any:

@@ -1,15 +1,13 @@
-"""Gradients through Do, If and While, against central differences; and the memory that they take."""
-
-import random
+"""Gradients through Do, If and While, against central differences."""
 
 import numpy as np
 import pytest
-from reference_operators import check_gradients, differences, run_both, run_forward
+from loop_nets import COUNT, MULTIPLY, counter, loop, op
+from reference_operators import check_gradients, differences, run_both
 
 from numscope.arena import Arena
 from numscope.errors import OperatorError
 from numscope.operators import Do, If, Net, Operator, While, gradient
-from numscope.operators.effects import written_names
 from numscope.workspace import Workspace
 
 rng = np.random.default_rng(11)
@@ -23,22 +21,6 @@ def arena(device):
 
 def draw(*shape):
     return rng.standard_normal(shape)
-
-
-def op(kind, read="", made="", **args):
-    return Operator(kind, read.split(), made.split(), **args)
-
-
-COUNT = [op("Add", "i one", "i"), op("LT", "i n", "go")]
-MULTIPLY = [op("Mul", "x w", "t"), op("Tanh", "t", "x")]
-
-
-def counter(rounds):
-    return {"i": np.int64(0), "one": np.int64(1), "n": np.int64(rounds), "go": np.array(rounds > 0)}
-
-
-def loop(body, rounds, **arguments):
-    return While("go", Net("b", [*body, *COUNT]), **arguments)
 
 
 # Do
@@ -176,7 +158,7 @@ class TestWhile:
 
     def test_invariants_are_summed_over_the_rounds(self, arena, rounds):
         ws, gradients = self.check(
-            arena, rounds, [loop(MULTIPLY, rounds)], {"x": (3,), "w": (3,)}, {"x": draw(3)}, ["x", "w"]
+            arena, rounds, [loop(MULTIPLY)], {"x": (3,), "w": (3,)}, {"x": draw(3)}, ["x", "w"]
         )
         if rounds == 0:
             np.testing.assert_array_equal(ws.fetch(gradients["w"]), np.zeros(3))
@@ -184,7 +166,7 @@ class TestWhile:
     def test_an_invariant_that_is_used_before_and_after(self, arena, rounds):
         steps = [
             op("Mul", "x0 w", "x"),
-            loop(MULTIPLY, rounds),
+            loop(MULTIPLY),
             op("Mul", "x w", "p"),
             op("Sum", "x p w", "o"),
         ]
@@ -194,7 +176,7 @@ class TestWhile:
         self.check(
             arena,
             rounds,
-            [loop([op("Sum", "x w", "x")], rounds)],
+            [loop([op("Sum", "x w", "x")])],
             {"x": (3,), "w": (3,)},
             {"x": draw(3)},
             ["x", "w"],
@@ -203,35 +185,35 @@ class TestWhile:
     def test_blobs_that_change_places(self, arena, rounds):
         body = [op("Sum", "x", "t"), op("Sum", "y", "x"), op("Sum", "t", "y")]
         seeds = {"x": draw(3), "y": draw(3)}
-        self.check(arena, rounds, [loop(body, rounds)], {"x": (3,), "y": (3,)}, seeds, ["x", "y"])
+        self.check(arena, rounds, [loop(body)], {"x": (3,), "y": (3,)}, seeds, ["x", "y"])
 
     def test_a_gradient_that_comes_through_another_carried_blob(self, arena, rounds):
         body = [op("Mul", "h w", "t"), op("Tanh", "t", "h"), op("Add", "x h", "x")]
         feeds = {"x": (3,), "h": (3,), "w": (3,)}
-        self.check(arena, rounds, [loop(body, rounds)], feeds, {"x": draw(3)}, ["x", "h", "w"])
+        self.check(arena, rounds, [loop(body)], feeds, {"x": draw(3)}, ["x", "h", "w"])
 
     def test_a_result_of_the_last_round_only(self, arena, rounds):
         body = [op("Mul", "x w", "y"), op("Tanh", "y", "x")]
-        steps = [op("Scale", "y0", "y", scale=2.0), loop(body, rounds, outputs=["y"])]
+        steps = [op("Scale", "y0", "y", scale=2.0), loop(body, outputs=["y"])]
         feeds = {"x": (3,), "y0": (3,), "w": (3,)}
         self.check(arena, rounds, steps, feeds, {"y": draw(3), "x": draw(3)}, ["x", "y0", "w"])
 
     def test_results_that_have_another_shape_each_round(self, arena, rounds):
         body = [op("Concat", "x w", "y parts", axis=0), op("Tanh", "y", "last"), op("Copy", "y", "x")]
-        steps = [op("Scale", "last0", "last", scale=2.0), loop(body, rounds, outputs=["last"])]
+        steps = [op("Scale", "last0", "last", scale=2.0), loop(body, outputs=["last"])]
         seeds = {"x": draw(2 + rounds, 3), "last": draw(2 + rounds, 3)}
         feeds = {"x": (2, 3), "w": (1, 3), "last0": (2, 3)}
         self.check(arena, rounds, steps, feeds, seeds, list(feeds))
 
     def test_powers_in_place(self, arena, rounds):
         body = [op("Pow", "x", "x", exponent=2.0), op("Mul", "x w", "y"), op("Tanh", "y", "v")]
-        steps = [op("Copy", "v0", "v"), loop(body, rounds, outputs=["v"])]
+        steps = [op("Copy", "v0", "v"), loop(body, outputs=["v"])]
         self.check(arena, rounds, steps, {"x": (3,), "v0": (3,), "w": (3,)}, {"v": draw(3)}, ["x", "v0", "w"])
 
     def test_rows_of_an_input_one_a_round(self, arena, rounds):
         body = [op("Gather", "rows i", "v"), op("Mul", "x v", "t"), op("Tanh", "t", "x")]
         feeds = {"x": (3,), "rows": (5, 3)}
-        self.check(arena, rounds, [loop(body, rounds)], feeds, {"x": draw(3)}, ["x", "rows"])
+        self.check(arena, rounds, [loop(body)], feeds, {"x": draw(3)}, ["x", "rows"])
 
     def test_a_counter_in_the_test_is_saved_for_the_rounds(self, arena, rounds):
         body = Net("b", [op("Gather", "rows i", "v"), op("Mul", "x v", "t"), op("Tanh", "t", "x")])
@@ -249,7 +231,7 @@ class TestWhile:
             op("Cast", "i", "f", to="float64"), op("Cast", "two", "g", to="float64"), op("Add", "f g", "h"),
             op("Mul", "x h", "t"), op("Tanh", "t", "y"), op("Mul", "y w", "z"), op("Copy", "z", "x"),
         ]  # fmt: skip
-        steps = [op("Add", "one one", "two"), loop(body, rounds)]
+        steps = [op("Add", "one one", "two"), loop(body)]
         ws, gradients = self.check(arena, rounds, steps, {"x": (3,), "w": (3,)}, {"x": draw(3)}, ["x", "w"])
         assert ws[gradients["i"]] == ws[gradients["two"]] == 0
 
@@ -258,9 +240,9 @@ class TestWhile:
             Do(Net("inside", [op("Mul", "x w", "t"), op("Tanh", "t", "y")]), outputs=["y"]),
             op("Mul", "y x", "z"),
         ]
-        steps = [loop([*body, op("Copy", "z", "x")], rounds)]
+        steps = [loop([*body, op("Copy", "z", "x")])]
         self.check(arena, rounds, steps, {"x": (3,), "w": (3,)}, {"x": draw(3)}, ["x", "w"])
-        steps = [loop([Do(Net("inside", MULTIPLY))], rounds)]
+        steps = [loop([Do(Net("inside", MULTIPLY))])]
         self.check(arena, rounds, steps, {"x": (3,), "w": (3,)}, {"x": draw(3)}, ["x", "w"])
 
     def test_a_loop_in_a_loop(self, arena, rounds):
@@ -269,7 +251,7 @@ class TestWhile:
             op("GivenTensorInt64Fill", "", "j", values=[0]), op("LT", "j two", "more"), op("Mul", "x v", "u"),
             op("Copy", "u", "x"), While("more", inner),
         ]  # fmt: skip
-        steps = [op("Add", "one one", "two"), loop(body, rounds)]
+        steps = [op("Add", "one one", "two"), loop(body)]
         feeds = {"x": (3,), "w": (3,), "v": (3,)}
         self.check(arena, rounds, steps, feeds, {"x": draw(3)}, list(feeds))
 
@@ -277,7 +259,7 @@ class TestWhile:
     def test_a_branch_in_a_loop(self, arena, rounds, has_else):
         otherwise = Net("e", [op("Scale", "x", "x", scale=3.0)]) if has_else else None
         body = [op("LT", "i two", "early"), If("early", Net("t", MULTIPLY), otherwise)]
-        steps = [op("Add", "one one", "two"), loop(body, rounds)]
+        steps = [op("Add", "one one", "two"), loop(body)]
         self.check(arena, rounds, steps, {"x": (3,), "w": (3,)}, {"x": draw(3)}, ["x", "w"])
 
 
@@ -292,203 +274,3 @@ def test_a_test_that_computes_what_is_differentiated_is_refused():
     steps = While("go", Net("b", [op("Mul", "x w", "t"), op("Tanh", "t", "x"), COUNT[0]]), test)
     with pytest.raises(OperatorError, match=r"its cond_net writes \['x'\], through which a gradient flows"):
         gradient(Net("n", steps), ["x"])
-
-
-# Memory
-
-
-def recurrent(retain):
-    body = [op("MatMul", "h w", "a"), op("Add", "a b", "z"), op("Tanh", "z", "h")]
-    return Net("n", [op("Copy", "h0", "h"), loop(body, 0, retain=retain), op("SumElements", "h", "loss")])
-
-
-def frames(retain, rounds=200, runs=3):
-    """Bytes in use before, after the forward pass, at the peak and at the end of the last run."""
-    with Arena("64 MiB") as arena:
-        ws = Workspace(arena=arena)
-        net = recurrent(retain)
-        backward, _ = gradient(net, ["loss"])
-        for name, shape in {"h0": (32, 64), "w": (64, 64), "b": (64,)}.items():
-            ws[name] = 0.1 * draw(*shape)
-        for _ in range(runs):
-            for name, value in counter(rounds).items():
-                ws[name] = value
-            arena.reset_peak()
-            before = arena.used
-            ws.run(net)
-            forward = arena.used
-            ws.run(backward)
-        result = before, forward, arena.peak, arena.used
-        ws.clear()
-        return result
-
-
-def test_a_backward_pass_needs_the_forward_frames_and_one_gradient_frame():
-    _, forward, peak, after = frames(retain=False)
-    frame = forward / 200
-    assert peak <= 1.05 * (forward + 2 * frame)
-    assert after < 5 * frame
-    _, _, retained, _ = frames(retain=True)
-    assert retained > 2 * peak
-
-
-def test_no_weight_is_copied_each_round():
-    with Arena("64 MiB") as arena:
-        ws = Workspace(arena=arena)
-        for name, shape in {"h0": (1, 64), "w": (64, 64), "b": (64,)}.items():
-            ws[name] = 0.1 * draw(*shape)
-        for name, value in counter(50).items():
-            ws[name] = value
-        ws.run(recurrent(retain=False))
-        stack = ws["b/workspace_loop_body"]
-        frame = stack.pop_gradient_workspace(ws)
-        names = ["a", "h/_DO_OPERATOR_END_", "h/_DO_OPERATOR_START_", "z"]
-        assert sorted(frame.local_blobs()) == names
-        assert frame.nbytes == 4 * 64 * 8
-        ws.clear()
-
-
-def test_of_a_sum_only_the_layout_is_saved(arena):
-    body = [op("Add", "x b", "y"), op("Scale", "y", "x", scale=0.5)]
-    net = Net("n", [loop(body, 0)])
-    ws = Workspace(arena=arena)
-    for name, value in {**counter(2), "x": draw(2, 500), "b": draw(500)}.items():
-        ws[name] = value
-    ws.run(net)
-    frame = ws["b/workspace_loop_body"].pop_gradient_workspace(ws)
-    assert sorted(frame.local_blobs()) == ["x/_DO_OPERATOR_START_LAYOUT_", "y"]
-    assert frame["x/_DO_OPERATOR_START_LAYOUT_"] == ((2, 500), np.float64)
-    check_gradients(arena, net, {**counter(3), "x": draw(2, 3), "b": draw(3)}, {"x": draw(2, 3)}, ["x", "b"])
-
-
-def test_of_what_is_gathered_sliced_and_reduced_only_the_layout_is_saved(arena):
-    body = [
-        *[
-            op("AveragedLoss", "x", "m"),
-            op("Gather", "x i", "r"),
-            op("Slice", "x", "p", starts=[0], ends=[1]),
-        ],
-        *[
-            op("Add", "p m", "q"),
-            op("Add", "q r", "s"),
-            op("Add", "x s", "y"),
-            op("Scale", "y", "x", scale=0.3),
-        ],
-    ]
-    net = Net("n", [loop(body, 0)])
-    feeds = {**counter(2), "x": draw(2, 5)}
-    check_gradients(arena, net, feeds, {"x": draw(2, 5)}, ["x"])
-    ws = run_forward(arena, net, feeds)
-    frame = ws["b/workspace_loop_body"].pop_gradient_workspace(ws)
-    layouts = {name for name in frame.local_blobs() if name.startswith("x/")}
-    assert layouts == {"x/_DO_OPERATOR_START_LAYOUT_"}
-    assert set(frame.local_blobs()) - layouts - {"i/_DO_OPERATOR_START_"} == set("mrpqsy")
-
-
-def test_backward_nets_of_several_gradients_share_a_workspace(arena):
-    net = Net("n", [loop(MULTIPLY, 0, retain=True), op("Scale", "x", "y", scale=2.0)])
-    ws = Workspace(arena=arena)
-    results = []
-    for of in ({"y": "first"}, {"y": "second"}, {"x": "third"}):
-        backward, gradients = gradient(net, of)
-        for name, value in {**counter(3), "x": np.array([0.5, 1.0]), "w": np.array([2.0, 0.5])}.items():
-            ws[name] = value
-        ws[next(iter(of.values()))] = np.ones(2)
-        ws.run(net)
-        ws.run(backward)
-        results.append(ws.fetch(gradients["w"]))
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_allclose(results[0], 2 * results[2])
-
-
-def test_what_is_saved_does_not_depend_on_what_is_differentiated(arena):
-    """Only y is: x is then needed for nothing but the shape of zeros, where the branch does not use it."""
-    body = [
-        op("LT", "i one", "first"),
-        If("first", Net("t", [op("Mul", "x w", "y")]), Net("e", [op("Tanh", "w", "y")]), outputs=["y"]),
-        op("Tanh", "y", "x"),
-    ]
-    net = Net("n", [loop(body, 0, outputs=["y"])])
-    feeds = {**counter(3), "x": draw(3), "w": draw(3), "y": draw(3)}
-    check_gradients(arena, net, feeds, {"y": draw(3)}, ["w"])
-
-
-# Random programs
-
-
-class Writer:
-    """Writes random nets of nested Do, If and While on six names."""
-
-    names = "uvwxyz"
-
-    def __init__(self, seed):
-        self.random = random.Random(seed)
-        self.counter = 0
-
-    def net(self, live, depth):
-        """Write a net; `live` are the names that have a value."""
-        self.counter += 1
-        live, steps = set(live), []
-        number = self.counter
-        for _ in range(self.random.randint(1, 4)):
-            nested = depth > 0 and self.random.random() < 0.35
-            step = self.nested(live, depth) if nested else [self.plain(live)]
-            made = written_names(Net("step", step))
-            live |= made & set(self.names)
-            steps += step
-        return Net(f"net{number}", steps)
-
-    def plain(self, live):
-        source = sorted(live)
-        a, b, made = self.random.choice(source), self.random.choice(source), self.random.choice(self.names)
-        kind = self.random.choice(["Tanh", "Sigmoid", "Scale", "Neg", "Mul", "Add", "Sub", "Sum"])
-        if kind in ("Tanh", "Sigmoid", "Scale", "Neg"):
-            return Operator(kind, [a], [made])
-        if kind == "Sum" and b == made:
-            a, b = b, a
-        return Operator("Add" if kind == "Sum" and b == made else kind, [a, b], [made])
-
-    def nested(self, live, depth):
-        body = self.net(live, depth - 1)
-        kind = self.random.choice(["Do", "If", "While"])
-        self.counter += 1
-        number = self.counter
-        if kind == "Do":
-            return Do(body, outputs=self.some(body))
-        if kind == "If":
-            otherwise = self.net(live, depth - 1) if self.random.random() < 0.6 else None
-            outputs = self.some(body) | (self.some(otherwise) if otherwise else set())
-            return If(self.random.choice(["no", "yes"]), body, otherwise, outputs=outputs)
-        i, go, n = f"i{number}", f"go{number}", self.random.choice(["zero", "one", "two", "three"])
-        outputs = self.some(body)
-        body.operators += [op("Add", f"{i} one", i), op("LT", f"{i} {n}", go)]
-        begin = [op("ConstantFill", "", i, value=0), op("LT", f"{i} {n}", go)]
-        return [*begin, *While(go, body, outputs=outputs)]
-
-    def some(self, net):
-        made = sorted(written_names(net) & set(self.names))
-        return set(self.random.sample(made, self.random.randint(0, len(made))))
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_random_programs(arena, seed):
-    """Each is differentiated right or refused; 11,000 of them were, when this was written."""
-    writer = Writer(seed)
-    names = Writer.names
-    start = [op("Copy", f"{name}0", name) for name in names]
-    net = Net("n", [start, writer.net(set(names), 3).operators])
-    feeds = {f"{name}0": draw(2) for name in names}
-    feeds |= {"no": np.array(False), "yes": np.array(True)}
-    feeds |= {name: np.int64(value) for value, name in enumerate(["zero", "one", "two", "three"])}
-    run_forward(arena, net, feeds)
-    results = sorted(written_names(net) & set(names))
-    seeds = {name: draw(2) for name in results[::2]}
-    try:
-        _, gradients = gradient(net, list(seeds))
-    except OperatorError:  # it needs a value that was written and overwritten inside of one net
-        pytest.skip("refused")
-    wrt = [name for name in feeds if name in gradients]
-    check_gradients(arena, net, feeds, seeds, wrt, tolerance=1e-5)
-    for name in names:
-        if f"{name}0" not in wrt:
-            assert not differences(arena, net, feeds, seeds, f"{name}0").any()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from loop_nets import COUNT, counter, op
 from reference_operators import check_gradients, differences, run_forward
 
 from numscope.arena import Arena
@@ -20,17 +21,6 @@ def arena(device):
 
 def draw(*shape):
     return rng.standard_normal(shape)
-
-
-def op(kind, read="", made="", **args):
-    return Operator(kind, read.split(), made.split(), **args)
-
-
-def counter(rounds):
-    return {"i": np.int64(0), "one": np.int64(1), "n": np.int64(rounds), "go": np.array(rounds > 0)}
-
-
-COUNT = [op("Add", "i one", "i"), op("LT", "i n", "go")]
 
 
 # Caffe2 lets a net inside write blobs that are no outputs of the operator; their gradients flow all the same.

@@ -45,6 +45,67 @@ def test_a_new_process_compiles_nothing(tmp_path: Path):
     assert warm.split()[1].startswith(str(tmp_path))
 
 
+@pytest.fixture
+def compile_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Get a function compiled, or from a cache of its own; tell how often the compiler was at work."""
+    from numba.core import event
+    from numscope.kernels import cache, headers
+
+    class Listener(event.Listener):
+        def on_start(self, event):
+            pass
+
+        def on_end(self, event):
+            compiled.append(event)
+
+    def compile_one() -> int:
+        compiled.clear()
+        with event.install_listener("numba:compile", Listener()):
+            same_shapes = cache.compiled(
+                headers._same_shapes, headers._SIGNATURES[headers._same_shapes], "one"
+            )
+        assert same_shapes(0, 0, 0)
+        return len(compiled)
+
+    compiled: list[object] = []
+    monkeypatch.setattr(cache, "_root", lambda: tmp_path)
+    return compile_one
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_broken_cache_is_made_anew(compile_one, tmp_path: Path, suffix: str, kept: float):
+    assert compile_one() > 0
+    assert compile_one() == 0
+    (file,) = tmp_path.rglob(f"*.{suffix}")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * kept)])
+    assert compile_one() > 0
+    assert compile_one() == 0
+
+
+def test_a_full_disk_costs_the_cache_alone(compile_one, monkeypatch: pytest.MonkeyPatch):
+    def save(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", save)
+    assert compile_one() > 0
+    assert compile_one() > 0
+
+
+def test_without_a_home_or_a_temporary_folder_nothing_is_cached_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    from numscope.kernels import cache
+
+    def nowhere() -> str:
+        raise FileNotFoundError("no usable temporary directory found")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")
+    assert list(cache._roots()) == [Path(cache.__file__).parent / "__pycache__"]
+
+
 def test_a_read_only_install_uses_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from numscope.kernels import cache
 
