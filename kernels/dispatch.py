@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return"
 # Numba infers the types of what it compiles, and ships none of its own.
-"""Walk tables of runs and call a leaf for each: on one thread or several, one compiled call in all.
+"""Let leaves work on tables of runs: on one thread or several, one compiled call in all.
 
 These few functions serve every leaf, so a parallel kernel costs no second compilation.
 """
@@ -16,67 +16,53 @@ from numba import njit, types
 
 from . import cache as disk
 from .headers import C_CONTIGUOUS, DATA, FLAGS, array_size, same_shape
+from .orders import (
+    ALPHA,
+    CUTS,
+    DESTINATION,
+    EXTRA,
+    LENGTH,
+    MORE,
+    OF,
+    ORDER,
+    PARTIAL,
+    PARTIALS,
+    RESULTS,
+    RUN,
+    SEED,
+    SOURCE,
+    TABLE,
+    TO,
+)
 from .scalars import (
     ask,
     call,
     double_of_bits,
-    fence,
     load_float64,
     load_int32,
     load_int64,
     run_team,
+    stack,
     store_float64,
     store_int64,
 )
 from .variants import BLOCK
 
-DESTINATION, SOURCE, LENGTH, PARTIAL, EXTRA = range(5)
-"""Columns of a table of runs: addresses, elements, number of the first block, the variant's extra."""
-
-LEAF, TABLE, CUTS, TO, OF, MORE, ALPHA, SEED, PARTIALS, RESULTS, *TEAM = range(0, 104, 8)
-WORKERS, THREAD, THREADS = TEAM
-"""Where the words of an order are, by which all workers go: the leaf, its table of runs and where each
-worker's share begins, bytes of elements, factor and seed, where the blocks' sums and the results go;
-then the number of workers, and OpenMP's functions that tell a thread its number and the team's size."""
-
-COUNT = CUTS
-"""Where the order of a `scatter` has the rows of its table: each is a destination, by these columns."""
+LEAF, WORKERS, THREAD, THREADS = range(RESULTS + 8, RESULTS + 40, 8)
+"""What stands in an order for the launches alone: the leaf's address, the number of workers, and OpenMP's
+functions that tell a thread its number and the team's size."""
 
 TARGET, ROWS, INDICES, ADDED, WIDTH = range(0, 40, 8)
-"""Where in such a row are the addresses of destination, rows and indices, how many rows are added, and the
-elements of one."""
+"""Where in a row of a `scatter`'s table are the addresses of destination, rows and indices, how many rows
+are added, and the elements of one."""
+
+COUNT = CUTS
+"""Where the order of a `scatter` has the rows of that table."""
 
 _TREE = 1024  # sums side by side when the blocks' sums are added
-
-
-@njit(inline="always")
-def _walk(order, worker):
-    """Call the leaf for each run of a worker's share."""
-    leaf, table = load_int64(order + LEAF), load_int64(order + TABLE)
-    to, of, more = load_int64(order + TO), load_int64(order + OF), load_int64(order + MORE)
-    alpha, seed = load_float64(order + ALPHA), load_int64(order + SEED)
-    partials, results = load_int64(order + PARTIALS), load_int64(order + RESULTS) + 64 * worker
-    cut = load_int64(order + CUTS) + 16 * worker
-    row, begin = load_int64(cut), load_int64(cut + 8)
-    last_row, last_element = load_int64(cut + 16), load_int64(cut + 24)
-    while row < last_row or (row == last_row and begin < last_element):
-        run = table + 40 * row
-        end = last_element if row == last_row else load_int64(run + 8 * LENGTH)
-        if begin < end:
-            call(
-                leaf,
-                load_int64(run + 8 * DESTINATION) + begin * to,
-                load_int64(run + 8 * SOURCE) + begin * of,
-                end - begin,
-                alpha,
-                load_int64(run + 8 * EXTRA) + begin * more,
-                seed,
-                partials + 8 * (load_int64(run + 8 * PARTIAL) + begin // BLOCK),
-                results,
-            )
-        row += 1
-        begin = 0
-    fence()
+_TOGETHER = 64
+"""Rows that a `scatter` gives to a leaf at once."""
+_ROOM = _TOGETHER * RUN
 
 
 @njit(inline="always")
@@ -89,7 +75,7 @@ def walk_share(order):
     """Do this thread's part of a `launch`."""
     worker, threads = _first_and_step(order)
     while worker < load_int64(order + WORKERS):
-        _walk(order, worker)
+        call(load_int64(order + LEAF), order, worker)
         worker += threads
 
 
@@ -160,7 +146,7 @@ def launch(team, leaf, table, cuts, sizes, alpha, seed, blocks, doubles):
     """
     workers = len(cuts) - 1
     partials = np.empty(blocks)
-    lines = np.zeros((workers + 2, 8), np.int64)  # the order in two, then a cache line for each worker
+    lines = np.zeros((ORDER // 64 + workers, 8), np.int64)  # the order, a cache line for each worker
     order = lines.ctypes.data
     store_int64(order + LEAF, leaf)
     store_int64(order + TABLE, table.ctypes.data)
@@ -171,12 +157,12 @@ def launch(team, leaf, table, cuts, sizes, alpha, seed, blocks, doubles):
     store_float64(order + ALPHA, alpha)
     store_int64(order + SEED, seed)
     store_int64(order + PARTIALS, partials.ctypes.data)
-    store_int64(order + RESULTS, order + 128)
+    store_int64(order + RESULTS, order + ORDER)
     if workers == 1:
-        _walk(order, 0)
+        call(leaf, order, 0)
     else:
         _call_team(team, order, workers)
-    return _conclude(partials, lines[2:], doubles)
+    return _conclude(partials, lines[ORDER // 64 :], doubles)
 
 
 CODE, TO_SIZE, OF_SIZE, UNITS, LONGEST, REQUIRED, DOUBLES = range(0, 56, 8)
@@ -206,6 +192,34 @@ def _is_simple(numbers, target, source):
     )
 
 
+@njit(inline="always")
+def _order_all(order, table, cuts, alpha):
+    """Write the order for one worker who has a whole table; return the address of its number of runs."""
+    store_int64(order + TABLE, table)
+    store_int64(order + CUTS, cuts)
+    store_int64(order + TO, 0)  # shares begin at the first element
+    store_int64(order + OF, 0)
+    store_int64(order + MORE, 0)
+    store_float64(order + ALPHA, alpha)
+    store_int64(order + SEED, 0)
+    store_int64(order + PARTIALS, 0)
+    store_int64(order + RESULTS, 0)
+    store_int64(cuts, 0)
+    store_int64(cuts + 8, 0)
+    store_int64(cuts + 24, 0)
+    return cuts + 16
+
+
+@njit(inline="always")
+def _write_run(run, destination, source, count):
+    """Write a row of a table."""
+    store_int64(run + 8 * DESTINATION, destination)
+    store_int64(run + 8 * SOURCE, source)
+    store_int64(run + 8 * LENGTH, count)
+    store_int64(run + 8 * PARTIAL, 0)
+    store_int64(run + 8 * EXTRA, 0)
+
+
 def launch_arrays(numbers, target, source, alpha):
     """Run a leaf over one small ndarray, or a pair.
 
@@ -224,8 +238,10 @@ def launch_arrays(numbers, target, source, alpha):
         return False
     units = array_size(target) * load_int64(numbers + UNITS)
     if units > 0:
-        to, of = load_int64(target + DATA), load_int64(source + DATA)
-        call(load_int64(numbers + CODE), to, of, units, alpha, 0, 0, 0, 0)
+        order, run, cuts = stack(ORDER), stack(RUN), stack(32)
+        store_int64(_order_all(order, run, cuts, alpha), 1)
+        _write_run(run, load_int64(target + DATA), load_int64(source + DATA), units)
+        call(load_int64(numbers + CODE), order, 0)
     return True
 
 
@@ -237,9 +253,12 @@ def measure_arrays(numbers, target, source, alpha):
     partials = np.empty(-(-count // BLOCK))
     results = np.zeros((1, 8), np.int64)
     if count > 0:
-        to, of = load_int64(target + DATA), load_int64(source + DATA)
-        leaf = load_int64(numbers + CODE)
-        call(leaf, to, of, count, alpha, 0, 0, partials.ctypes.data, results.ctypes.data)
+        order, run, cuts = stack(ORDER), stack(RUN), stack(32)
+        store_int64(_order_all(order, run, cuts, alpha), 1)
+        store_int64(order + PARTIALS, partials.ctypes.data)
+        store_int64(order + RESULTS, results.ctypes.data)
+        _write_run(run, load_int64(target + DATA), load_int64(source + DATA), count)
+        call(load_int64(numbers + CODE), order, 0)
     doubles = load_int64(numbers + DOUBLES) != 0
     total, nonfinite, largest = _conclude(partials, results, doubles)
     return True, total, nonfinite, largest
@@ -247,9 +266,12 @@ def measure_arrays(numbers, target, source, alpha):
 
 @njit(inline="always")
 def _scatter(order, worker, workers):
-    """Add the rows of one worker's destinations."""
+    """Add the rows of one worker's destinations, `_TOGETHER` in a table at a time."""
     leaf, alpha = load_int64(order + LEAF), load_float64(order + ALPHA)
     to, of = load_int64(order + TO), load_int64(order + OF)
+    inner, table, cuts = stack(ORDER), stack(_ROOM), stack(32)
+    runs = _order_all(inner, table, cuts, alpha)
+    count = 0
     for number in range(load_int64(order + COUNT)):
         entry = load_int64(order + TABLE) + 40 * number
         target, source = load_int64(entry + TARGET), load_int64(entry + ROWS)
@@ -257,7 +279,14 @@ def _scatter(order, worker, workers):
         for row in range(load_int64(entry + ADDED)):
             index = load_int64(indices + 8 * row)
             if index % workers == worker:
-                call(leaf, target + index * width * to, source + row * width * of, width, alpha, 0, 0, 0, 0)
+                _write_run(table + RUN * count, target + index * width * to, source + row * width * of, width)
+                count += 1
+                if count == _TOGETHER:
+                    store_int64(runs, count)
+                    call(leaf, inner, 0)
+                    count = 0
+    store_int64(runs, count)
+    call(leaf, inner, 0)
 
 
 def scatter_share(order):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import dispatch, leaves
+from . import dispatch, leaves, orders
 from .headers import C_CONTIGUOUS, WRITEABLE
 from .machine import get_num_threads, processors
 from .plan import Plan, Stats, count_launch
@@ -54,15 +54,15 @@ class Prepared:
         rows = np.flatnonzero(destination.lengths)
         lengths = destination.lengths[rows]
         self._table = table = np.zeros((len(rows), 5), np.int64)
-        table[:, dispatch.DESTINATION] = destination.addresses[rows]
-        table[:, dispatch.SOURCE] = source.addresses[rows]
-        table[:, dispatch.LENGTH] = lengths
+        table[:, orders.DESTINATION] = destination.addresses[rows]
+        table[:, orders.SOURCE] = source.addresses[rows]
+        table[:, orders.LENGTH] = lengths
         if plan.extra is not None:
-            table[:, dispatch.EXTRA] = plan.extra[rows]
+            table[:, orders.EXTRA] = plan.extra[rows]
         self._blocks = 0
         if variant.measure and len(rows):
             blocks = np.cumsum(-(-lengths // BLOCK))
-            table[1:, dispatch.PARTIAL] = blocks[:-1]
+            table[1:, orders.PARTIAL] = blocks[:-1]
             self._blocks = int(blocks[-1])
         self._doubles = variant.compute == "float64"
         self._cut()
@@ -76,7 +76,7 @@ class Prepared:
         workers = _workers(written + plan.source.nbytes * ((plan.kernel != "zero") + variant.zero_source))
         cuts = np.zeros((workers + 1, 2), np.int64)
         cuts[workers, 0] = len(table)
-        lengths = table[:, dispatch.LENGTH]
+        lengths = table[:, orders.LENGTH]
         ends = np.cumsum(lengths)
         unit = BLOCK if plan.kernel == "blend" else 4 * BLOCK
         for worker in range(1, workers):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .floats import F32, F64, I8, I32, I64
@@ -88,13 +89,12 @@ def fence(typing_context):
     return types.void(), generate
 
 
-LEAF = types.void(*[types.int64] * 3, types.float64, *[types.int64] * 4)
-"""What a leaf takes after its variant: addresses of destination and source, elements, alpha, the
-variant's extra, the seed, and the addresses of the blocks' sums and of the results."""
+LEAF = types.void(types.int64, types.int64)
+"""What a leaf takes after its variant: the address of an order, and the number of a worker."""
 
 
 @intrinsic
-def call(typing_context, leaf, destination, source, count, alpha, extra, seed, partials, results):
+def call(typing_context, leaf, order, worker):
     """Call a compiled leaf kernel by its address."""
 
     def generate(context, builder, signature, args):
@@ -105,6 +105,19 @@ def call(typing_context, leaf, destination, source, count, alpha, extra, seed, p
         return context.get_dummy_value()
 
     return types.void(types.int64, *LEAF.args), generate
+
+
+@intrinsic(prefer_literal=True)
+def stack(typing_context, nbytes):
+    """Return the address of memory, at a multiple of 8, that is there until the caller returns."""
+    if not isinstance(nbytes, types.IntegerLiteral):
+        return None
+
+    def generate(context, builder, signature, args):
+        memory = cgutils.alloca_once(builder, ir.ArrayType(I64, -(-nbytes.literal_value // 8)))
+        return builder.ptrtoint(memory, I64)
+
+    return types.int64(nbytes), generate
 
 
 @intrinsic
