@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 
 import pytest
+from reference_gradients import SHAPES
 
 import numscope as ns
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT interrupt: a shell without job control has it ignored by what is started with ``&``."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -28,6 +38,12 @@ def arena() -> ns.Arena:
 def ws(arena: ns.Arena) -> ns.Workspace:
     """A workspace in a fresh arena of the host."""
     return ns.Workspace(arena=arena, name="main")
+
+
+@pytest.fixture
+def acc(arena: ns.Arena) -> ns.GradientAccumulator:
+    """An accumulator of a few small blobs on the host."""
+    return ns.GradientAccumulator(SHAPES, arena=arena)
 
 
 @pytest.fixture
