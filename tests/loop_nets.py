@@ -18,6 +18,11 @@ def counter(rounds):
     return {"i": np.int64(0), "one": np.int64(1), "n": np.int64(rounds), "go": np.array(rounds > 0)}
 
 
+def count(ws, rounds, **more):
+    """Feed a workspace the counter, and more."""
+    ws.update(counter(rounds) | more)
+
+
 def loop(body, **arguments):
     """The operators of a loop that runs as often as its counter says."""
     return While("go", Net("b", [*body, *COUNT]), **arguments)

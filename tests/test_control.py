@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from loop_nets import COUNT, counter, op
+from loop_nets import COUNT, count, op
 
 from numscope.arena import Arena
 from numscope.errors import BlobTypeError, NumscopeError, OperatorError
@@ -14,11 +14,6 @@ from numscope.stack import WorkspaceStack
 def arena(device):
     with Arena("16 MiB", device=device) as arena:
         yield arena
-
-
-def count(ws, rounds, **more):
-    """Feed the counter of a loop, and more."""
-    ws.update(counter(rounds) | more)
 
 
 # Scopes

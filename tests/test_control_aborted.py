@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from loop_nets import COUNT, counter, op
+from loop_nets import COUNT, count, op
 
 from numscope.arena import Arena
 from numscope.operators import CompiledOperator, Net, While, register_operator
@@ -18,11 +18,6 @@ from numscope.workspace import Workspace
 def arena(device):
     with Arena("16 MiB", device=device) as arena:
         yield arena
-
-
-def count(ws, rounds, **more):
-    """Feed the counter of a loop, and more."""
-    ws.update(counter(rounds) | more)
 
 
 class Presses:

@@ -6,6 +6,7 @@ Each is as the sources of Caffe2 1.9 have it; no trace shows it.
 import ml_dtypes
 import numpy as np
 import pytest
+from loop_nets import op
 from reference_operators import check_gradients, run_both
 
 from numscope.arena import Arena
@@ -18,15 +19,6 @@ from numscope.workspace import Workspace
 def arena(device):
     with Arena("4 MiB", device=device) as arena:
         yield arena
-
-
-@pytest.fixture
-def ws(arena):
-    return Workspace(arena=arena)
-
-
-def op(kind, read="", made="", **args):
-    return Operator(kind, read.split(), made.split(), **args)
 
 
 # Broadcasting

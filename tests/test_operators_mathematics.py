@@ -17,7 +17,6 @@ from reference_operators import (
 from numscope.arena import Arena
 from numscope.errors import BlobTypeError, OperatorError
 from numscope.operators import Net, Operator
-from numscope.workspace import Workspace
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 ANSWERS = recorded_answers()
@@ -30,11 +29,6 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def arena(device):
     with Arena("4 MiB", device=device) as arena:
         yield arena
-
-
-@pytest.fixture
-def ws(arena):
-    return Workspace(arena=arena)
 
 
 @each_case

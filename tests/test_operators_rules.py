@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from loop_nets import op
 
 from numscope.arena import Arena
 from numscope.errors import BindingError, BlobTypeError, OperatorError
@@ -17,10 +18,6 @@ def ws(device):
         ws.run(op("CreateScope", "", "s"))
         ws["x"] = np.array([1.0, 2.0])
         yield ws
-
-
-def op(kind, read="", made="", **args):
-    return Operator(kind, read.split(), made.split(), **args)
 
 
 def do(read, made, net, bindings, **args):
