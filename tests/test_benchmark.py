@@ -1,3 +1,5 @@
+"""The comparison with NumPy and PyTorch: what it times is right, what it leaves out it says."""
+
 from __future__ import annotations
 
 import importlib.util

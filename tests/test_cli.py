@@ -1,3 +1,5 @@
+"""The command line: exit statuses, what stands on which output, Ctrl-C."""
+
 import io
 import json
 import os

@@ -1,3 +1,5 @@
+"""The digits that come along, and users' files: what can be trained on, and what is refused."""
+
 import io
 import zipfile
 from pathlib import Path

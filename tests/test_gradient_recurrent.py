@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from numscope.arena import Arena
+from numscope.interop.torch_reference import recurrent_gradients
 from numscope.operators import gradient
 from numscope.recurrent import recurrent_net
 from numscope.workspace import Workspace
@@ -15,43 +16,29 @@ from numscope.workspace import Workspace
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 
-def torch_gradients(values):
-    torch = pytest.importorskip("torch")
-    weights = {
-        name: torch.tensor(values[name]).requires_grad_() for name in values if name[:2] in ("w_", "b_")
-    }
-    rows, alive, state = (torch.tensor(values[name]) for name in ("rows", "alive", "start"))
-    for t in range(int(values["steps"])):
-        candidate = torch.tanh(rows[t] @ weights["w_in"].T + weights["b_in"] + state @ weights["w_state"])
-        state = state + (candidate - state) * alive[t]
-    scores = state @ weights["w_out"].T + weights["b_out"]
-    torch.nn.functional.cross_entropy(scores, torch.tensor(values["labels"])).backward()
-    return {name: weight.grad.numpy() for name, weight in weights.items()}
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("steps", [1, 8, 40])
 def test_gradients_are_those_of_pytorch(device, dtype, steps):
+    pytest.importorskip("torch")
     rng = np.random.default_rng(steps)
     net, parameters = recurrent_net(8, 16, 10, dtype)
     backward, gradients = gradient(net, ["loss"])
     lengths = rng.integers(1, steps + 1, 6)
     lengths[0] = steps
-    values = {
+    weights = {
         name: (0.3 * rng.standard_normal(shape)).astype(dtype) for name, (shape, _) in parameters.items()
     }
-    values |= {
+    inputs = {
         "rows": rng.standard_normal((steps, 6, 8)).astype(dtype),
         "alive": (np.arange(steps)[:, None, None] < lengths[None, :, None]).astype(dtype),
         "start": rng.standard_normal((6, 16)).astype(dtype),
         "labels": rng.integers(0, 10, 6),
         "steps": np.int64(steps),
     }
-    expected = torch_gradients(values)
+    expected = recurrent_gradients(weights, inputs)
     with Arena("16 MiB", device=device) as arena:
         ws = Workspace(arena=arena)
-        for name, value in values.items():
-            ws[name] = value
+        ws.update(weights | inputs)
         for _ in range(2):
             ws.run(net)
             ws.run(backward)

@@ -1,3 +1,5 @@
+"""First values of variables: moments, bounds and distributions, seeds, dtypes."""
+
 import math
 
 import ml_dtypes

@@ -1,3 +1,5 @@
+"""Optimizers against their definitions in float64, and against PyTorch."""
+
 import numpy as np
 import pytest
 

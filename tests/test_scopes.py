@@ -1,3 +1,5 @@
+"""Name and device scopes: Caffe2's rules, threads, and every way out."""
+
 import ast
 import asyncio
 import contextlib

@@ -1,3 +1,5 @@
+"""The main job: its memory is as planned, its gradient that of one batch."""
+
 import dataclasses
 import os
 

@@ -1,3 +1,5 @@
+"""A workspace on another device, or another arena: a copy that shares nothing."""
+
 from __future__ import annotations
 
 import numpy as np

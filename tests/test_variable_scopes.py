@@ -1,3 +1,5 @@
+"""Variable scopes against TensorFlow's recorded answers."""
+
 import asyncio
 import contextlib
 import gzip
@@ -158,12 +160,10 @@ def in_thread(function):
 
 
 @pytest.fixture
-def ws():
-    with Arena("8 MiB") as arena:
-        workspace = Workspace(arena=arena, name="test")
-        with workspace:
-            yield workspace
-        workspace.clear()
+def ws(ws):
+    """The fresh workspace of all tests, as the current one."""
+    with ws:
+        yield ws
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

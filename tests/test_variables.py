@@ -1,3 +1,5 @@
+"""Variables: blobs of the root workspace, their texts, files and second names."""
+
 import gc
 import inspect
 
@@ -24,12 +26,10 @@ from numscope.workspace import Workspace, current_workspace
 
 
 @pytest.fixture
-def ws():
-    with Arena("8 MiB") as arena:
-        workspace = Workspace(arena=arena, name="test")
-        with workspace:
-            yield workspace
-        workspace.clear()
+def ws(ws):
+    """The fresh workspace of all tests, as the current one."""
+    with ws:
+        yield ws
 
 
 # Variables are blobs of the root workspace.
@@ -161,7 +161,7 @@ def test_the_text_names_the_field_that_differs(ws):
             get_variable("w", (3, 2), dtype="float64")
         with pytest.raises(BindingError, match=r"dtype: it has float64, got float32 .* Pass dtype='float64'"):
             get_variable("w", (2, 3))
-        with pytest.raises(BlobNotFoundError, match=r"'v' does not exist in workspace 'test'.*there: w\."):
+        with pytest.raises(BlobNotFoundError, match=r"'v' does not exist in workspace 'main'.*there: w\."):
             get_variable("v")
 
 
@@ -362,7 +362,7 @@ def test_a_second_name_in_another_workspace_is_one_for_blobs_too(ws):
     with other:
         get_variable("own", (1,))
         with pytest.raises(
-            BindingError, match="'own' cannot be shared with workspace 'test': its own, 'other', sees"
+            BindingError, match="'own' cannot be shared with workspace 'main': its own, 'other', sees"
         ):
             share_variables("own", "own", workspace=ws)
     assert "own" not in ws
