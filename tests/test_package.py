@@ -1,14 +1,19 @@
 """What is public, what an import costs, and what a wheel holds."""
 
+import doctest
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import numscope as ns
 
 ROOT = Path(__file__).parent.parent
+WITH_EXAMPLES = [path for path in sorted(ROOT.glob("numscope/**/*.py")) if ">>> " in path.read_text()]
 
 
 def test_public_names_are_sorted_and_exist():
@@ -63,3 +68,11 @@ def test_the_examples_of_the_readme_run(capsys):
     assert "GradientStats(norm=" in capsys.readouterr().out
     exec(compile(loop, "README.md", "exec"), {})
     assert re.search(r"^50 rounds: loss [\d.]+ and at most \d+ bytes", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_of_docstrings_run(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0
+    assert found.failed == 0
