@@ -45,6 +45,9 @@ def test_a_small_run_verifies_times_and_reports(tmp_path, capsys, monkeypatch):
     assert [row["operation"] for row in values["rows"]] == list(OPERATIONS)
     assert values["machine"]["numpy"]
     assert all(row["ours"]["median"] > 0 for row in values["rows"])
+    single, blobs = values["costs"].values()
+    assert set(single) == {"numpy add", "accumulate", "numpy copyto", "copy"}
+    assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in blobs.values())
     pytest.importorskip("matplotlib")
     assert benchmark.main([*arguments, "--only", "zero", "--plot", str(drawn)]) == 0
     assert drawn.read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import functools
 import os
 import platform
 import tempfile
@@ -23,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from numscope import kernels
-from numscope.arena import Arena
+from numscope.benchmark import costs
 from numscope.benchmark.arguments import add_arguments
 from numscope.benchmark.compiled import compiler, forget
 from numscope.benchmark.limits import LIMITS, build, limits
@@ -33,7 +32,6 @@ from numscope.benchmark.sets import SETS
 from numscope.benchmark.slabs import HAS_TORCH, Slabs
 from numscope.benchmark.timing import interleave
 from numscope.inventory import describe_processor
-from numscope.workspace import Workspace
 
 __all__ = ["add_arguments", "execute", "main", "run"]
 
@@ -184,24 +182,21 @@ def _time(
     )
 
 
-def small_costs() -> dict[str, float]:
-    """Return seconds of what is dear only on little memory: one small array, scopes of many blobs."""
-    x, y = np.ones(100, np.float32), np.ones(100, np.float32)
-    costs: dict[str, Callable[[], object]] = {
-        "numpy add, one array of 100": lambda: np.add(x, y, out=x),
-        "accumulate, one array of 100": lambda: kernels.accumulate(x, y),
-        "numpy copyto, one array of 100": lambda: np.copyto(x, y),
-        "copy, one array of 100": lambda: kernels.copy(x, y),
-    }
-    total = 8_000_000
-    arena = Arena(3 * 2 * (4 * total + (4 << 20)))
-    for blobs in (1, 100, 10_000):
-        shapes = {f"x{i}": (total // blobs, "float32") for i in range(blobs)}
-        ours, other = Workspace(arena=arena), Workspace(arena=arena)
-        for array in (*ours.allocate(shapes).values(), *other.allocate(shapes).values()):
-            array[...] = 1
-        costs[f"merge_into, {total:,} float32, blobs: {blobs:,}"] = functools.partial(ours.merge_into, other)
-    return {name: sample.median for name, sample in interleave(costs, rounds=15, shortest=2e-3).items()}
+def _costs(threads: Sequence[int], tell: Callable[[str], None]) -> dict[str, Any]:
+    """Time single calls, and scopes of few and many blobs; tell a line for each, and return them."""
+    single = costs.of_calls()
+    tell("one array of 100: " + ", ".join(f"{name} {cost * 1e6:.2f} us" for name, cost in single.items()))
+    found: dict[str, Any] = {"one array of 100": single}
+    before = kernels.get_num_threads()
+    for count in threads:
+        _set_threads(count)
+        what = f"{' / '.join(f'{number:,}' for number in costs.BLOBS)} blobs, {count} threads"
+        found[what] = several = costs.of_blobs()
+        for name, seconds in several.items():
+            times = " / ".join(f"{cost * 1e6:.0f}" for cost in seconds)
+            tell(f"{what}, {name}: {times} us, the last {seconds[-1] / seconds[0]:.2f} of the first")
+    _set_threads(before)
+    return found
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -211,11 +206,12 @@ def execute(options: argparse.Namespace) -> int:
         console.width = _WIDTH
     machine = describe_machine()
     left_out: list[str] = []
+    threads = options.threads or (1, 2)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     with console.status("benchmark") as status:
         rows = run(
             options.sets or tuple(SETS),
-            options.threads or (1, 2),
+            threads,
             rounds=options.rounds,
             only=options.only,
             compiled=options.compile,
@@ -226,13 +222,13 @@ def execute(options: argparse.Namespace) -> int:
         console.print(text)
     for table in tables(rows):
         console.print(table)
-    if not options.only:
-        for name, seconds in small_costs().items():
-            console.print(f"{name}: {seconds * 1e6:.2f} us")
-    if options.json == "-":
-        print(as_json(machine, rows, left_out))
-    elif options.json:
-        Path(options.json).write_text(as_json(machine, rows, left_out))
+    found = {} if options.only else _costs(threads, console.print)
+    if options.json:
+        text = as_json(machine, rows, found, left_out)
+        if options.json == "-":
+            print(text)
+        else:
+            Path(options.json).write_text(text)
     if options.plot:
         plot(machine, rows, options.plot)
     return 0

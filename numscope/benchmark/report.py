@@ -115,11 +115,11 @@ def tables(rows: list[Row]) -> list[Table]:
     return result
 
 
-def as_json(machine: dict[str, Any], rows: list[Row], left_out: list[str]) -> str:
+def as_json(machine: dict[str, Any], rows: list[Row], costs: dict[str, Any], left_out: list[str]) -> str:
     """Return everything that was measured, in seconds, and what was left out and why."""
     names = ("against_lists", "against_flats", "against_compiled", "of_limit")
     values = [{**asdict(row), **{name: getattr(row, name) for name in names}} for row in rows]
-    return json.dumps({"machine": machine, "left_out": left_out, "rows": values}, indent=1)
+    return json.dumps({"machine": machine, "left_out": left_out, "rows": values, "costs": costs}, indent=1)
 
 
 def plot(machine: dict[str, Any], rows: list[Row], path: Path) -> None:
