@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import os
 import platform
 import tempfile
@@ -188,12 +189,13 @@ def _costs(threads: Sequence[int], tell: Callable[[str], None]) -> dict[str, Any
     tell("one array of 100: " + ", ".join(f"{name} {cost * 1e6:.2f} us" for name, cost in single.items()))
     found: dict[str, Any] = {"one array of 100": single}
     before = kernels.get_num_threads()
-    for count in threads:
+    blobs = " / ".join(f"{number:,}" for number in costs.BLOBS)
+    for count, total in itertools.product(threads, costs.TOTALS):
         _set_threads(count)
-        what = f"{' / '.join(f'{number:,}' for number in costs.BLOBS)} blobs, {count} threads"
-        found[what] = several = costs.of_blobs()
+        what = f"{total:,} elements in {blobs} blobs, {count}T"
+        found[what] = several = costs.of_blobs(total)
         for name, seconds in several.items():
-            times = " / ".join(f"{cost * 1e6:.0f}" for cost in seconds)
+            times = " / ".join(f"{cost * 1e6:,.0f}" for cost in seconds)
             tell(f"{what}, {name}: {times} us, the last {seconds[-1] / seconds[0]:.2f} of the first")
     _set_threads(before)
     return found

@@ -11,12 +11,13 @@ from numscope.arena import Arena
 from numscope.benchmark.timing import interleave
 from numscope.workspace import Workspace
 
-__all__ = ["BLOBS", "of_blobs", "of_calls"]
+__all__ = ["BLOBS", "TOTALS", "of_blobs", "of_calls"]
 
 BLOBS = (1, 100, 10_000)
 """Into how many blobs the same total is cut."""
 
-_TOTAL = 8_000_000  # elements
+TOTALS = (8_000_000, 65_000_000)
+"""Elements: as float32, about as much as a large last cache holds, and far more."""
 
 
 def of_calls() -> dict[str, float]:
@@ -31,10 +32,20 @@ def of_calls() -> dict[str, float]:
     return {name: sample.median for name, sample in interleave(calls, rounds=15, shortest=2e-3).items()}
 
 
-def of_blobs(total: int = _TOTAL) -> dict[str, list[float]]:
+def of_blobs(total: int) -> dict[str, list[float]]:
     """Return seconds of bulk work on workspaces of `BLOBS` blobs, with as many elements in all.
 
     The blobs lie as workspaces place them, with padding between them.
+
+    Parameters
+    ----------
+    total : int
+        Elements of a workspace; there are two of float32 and one of bfloat16.
+
+    Returns
+    -------
+    dict of str to list of float
+        For each kind of work the medians, in the order of `BLOBS`.
     """
     calls: dict[tuple[str, int], Callable[[], object]] = {}
     arena = Arena(len(BLOBS) * 10 * (total + (4 << 20)))
