@@ -36,8 +36,9 @@ TASKS: dict[str, type[Training] | type[SequenceTraining]] = {
 }
 
 RUN_HELP = f"""\
-Train a classifier, a multi-layer perceptron, on real data. Gradients are
-accumulated over micro-batches whose activations live in arena scopes.
+Train a classifier on real data: a multi-layer perceptron, or a recurrent net.
+Gradients are accumulated over micro-batches whose activations live in arena
+scopes.
 
 DATA is a file with features, one row for each example, and one label a row.
 Features are standardised; every fifth example is kept for the test.
@@ -118,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         type=_device,
         default="cpu",
-        help="cpu; cuda: check a card and time all of it; of the options only --json counts (default: cpu)",
+        help="cpu; cuda, cuda:N: check a card and time all of it; of the options only --json counts "
+        "(default: cpu)",
     )
     bench.set_defaults(command=_bench, name="bench")
     return parser
@@ -143,7 +145,11 @@ def _add_run(commands: Any) -> None:
         help="digits: a perceptron; sequences: a recurrent net that reads square images row by row, each cut "
         "at a random length (default: %(default)s)",
     )
-    add("--device", type=_device, help=f"auto, cpu or cuda (default: {defaults.device})")
+    add(
+        "--device",
+        type=_device_or_auto,
+        help=f"cpu, cuda, cuda:N; auto: a GPU if there is one, else cpu (default: {defaults.device})",
+    )
     add(
         "--micro-batch",
         type=_count,
@@ -331,10 +337,14 @@ def _bench(options: argparse.Namespace) -> int:
     return benchmark.execute(options)
 
 
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")
+def _device(text: str, others: str = "") -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"expected {others}cpu, cuda or cuda:N, got {text!r}")
     return text
+
+
+def _device_or_auto(text: str) -> str:
+    return text if text == "auto" else _device(text, "auto, ")
 
 
 def _json_target(text: str) -> str:

@@ -95,7 +95,7 @@ def cuda_available() -> bool:
 
 
 def _version(package: str) -> str | None:
-    from importlib import metadata  # not at import: it takes 18 ms, a third of `import numscope`
+    from importlib import metadata  # not at import: it takes 18 ms
 
     try:
         return metadata.version(package)

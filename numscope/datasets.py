@@ -116,6 +116,8 @@ def load(path: str | os.PathLike[str], seed: int = 0) -> Dataset:
             f"{str(path)!r} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}; "
             "convert the file, or give it the suffix of what it is"
         )
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}, expected one with examples; check its name")
     if path.is_file() and path.stat().st_size == 0:
         raise BindingError(f"{str(path)!r} is empty, expected features and labels; write it again")
     reader = {".npz": _read_npz, ".safetensors": _read_safetensors, ".csv": _read_csv}[suffix]
@@ -291,7 +293,8 @@ def _read_csv(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     for line, row in rows:
         if len(row) != width:
             raise BindingError(
-                f"line {line} of {str(path)!r} has {len(row)} values, expected {width} as in the first line"
+                f"line {line} of {str(path)!r} has {len(row)} values, expected {width} as in the first line; "
+                "complete it or take it out"
             )
     named = [i for i, heading in enumerate(headings) if heading.lower() in LABEL_NAMES]
     if len(named) > 1:

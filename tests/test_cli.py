@@ -146,7 +146,7 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("missing.npz", None, "missing.npz"),
+            ("missing.npz", None, "missing.npz', expected one with examples; check its name"),
             ("a.csv", "", "is empty, expected features and labels"),
             ("a.csv", "1,2,0\n" * 20, "has one class, 0"),
             ("a.csv", "1,nan,0\n1,2,1\n" * 9, "NaN or infinite"),
@@ -209,6 +209,7 @@ class TestWrongArguments:
             (["run", "--dtype", "int8"], "invalid choice: 'int8'"),
             (["run", "--device", "null"], "expected auto, cpu, cuda or cuda:N, got 'null'"),
             (["run", "--seed", "-1"], "expected a whole number of at least 0"),
+            (["bench", "--device", "auto"], "expected cpu, cuda or cuda:N, got 'auto'"),
             (["bench", "--rounds", "1"], "expected a whole number of at least 2, got '1'"),
             (["bench", "--threads", "no"], "expected a whole number of at least 1, got 'no'"),
             (["run", "one", "two"], "unrecognized arguments: two"),
