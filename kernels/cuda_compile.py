@@ -47,9 +47,8 @@ _PACKAGES = (
     "numba-cuda",
     "llvmlite",
     "cuda-core",
-    "nvidia-cuda-nvcc",
-    "nvidia-nvvm",
-    "nvidia-nvjitlink",
+    *("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-nvjitlink"),
+    *("nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"),  # for CUDA 12 by these names
 )
 _compiling = threading.Lock()
 
@@ -110,9 +109,19 @@ def _prepare_numba() -> Any:
 
 
 def _compile(form: Form, capability: tuple[int, int]) -> bytes:
-    cuda = _prepare_numba()
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+    from cuda.pathfinder import DynamicLibNotFoundError
 
+    try:
+        return _link(_ptx(form, capability), capability)
+    except DynamicLibNotFoundError as error:  # numba-cuda without its extra brings no compiler
+        missing = str(error).partition(":")[0]
+        raise RuntimeError(
+            f"a library that CUDA kernels are compiled by is missing: {missing}; {INSTALL}"
+        ) from error
+
+
+def _ptx(form: Form, capability: tuple[int, int]) -> bytes:
+    cuda = _prepare_numba()
     from .cuda import SIGNATURE, body
 
     ptx, _ = cuda.compile(
@@ -127,15 +136,23 @@ def _compile(form: Form, capability: tuple[int, int]) -> bytes:
     mangled = re.search(r"\.entry\s+(\S+?)\(", ptx)
     if mangled is None:
         raise RuntimeError(f"numba-cuda {_version('numba-cuda')} made no kernel of {form.key}")
-    ptx = ptx.replace(mangled.group(1), entry_name(form))
+    named: str = ptx.replace(mangled.group(1), entry_name(form))
+    return named.encode()
+
+
+def _link(ptx: bytes, capability: tuple[int, int]) -> bytes:
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+    from cuda.pathfinder import DynamicLibNotFoundError
+
     options = LinkerOptions(arch=architecture(capability))
     try:
-        linked = Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin")
+        linked = Linker(ObjectCode.from_ptx(ptx), options=options).link("cubin")
+    except DynamicLibNotFoundError:
+        raise
     except Exception as error:  # cuda.core has several kinds, of which some are private
         raise RuntimeError(
-            f"nvJitLink {_version('nvidia-nvjitlink')} cannot link what NVVM {_version('nvidia-nvvm')} "
-            f"compiled for {architecture(capability)}: {error}. It must not be older: "
-            "pip install -U nvidia-nvjitlink"
+            f"nvJitLink cannot link what NVVM compiled for {architecture(capability)}: {error}. It must not "
+            "be older than NVVM: pip install -U nvidia-nvjitlink (for CUDA 12: nvidia-nvjitlink-cu12)"
         ) from error
     return bytes(linked.code)
 

@@ -29,7 +29,7 @@ from numscope.arena import Arena
 from numscope.benchmark import cuda_figures as figures
 from numscope.benchmark.cuda_checks import check
 from numscope.benchmark.cuda_figures import Row
-from numscope.cuda_device import describe
+from numscope.cuda_device import describe, toolchain
 from numscope.device import resolve_device
 from numscope.errors import DeviceUnavailableError
 from numscope.gradients import GradientAccumulator
@@ -39,7 +39,7 @@ __all__ = ["Row", "as_json", "execute", "main", "table"]
 SANITIZED_SIZES = (0, 1, 33, 2049, 70_001)
 PATIENCE = 1800  # seconds for one tool of the sanitizer, or for the main job
 TOOLKITS = ("/usr/local/cuda",)
-VERSIONS = ("numscope", "numpy", "numba", "torch", "nvidia-nvjitlink", "nvidia-nvvm")
+VERSIONS = ("numscope", "numpy", "numba", "torch")
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -66,7 +66,7 @@ def as_json(rows: Sequence[Row], checks: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cuda": asdict(describe()),
-        "versions": {name: _version(name) for name in VERSIONS},
+        "versions": {name: _version(name) for name in VERSIONS} | toolchain(),
         "checks": dict(checks),
         "figures": [{**asdict(row), "bandwidth": row.bandwidth, "holds": row.holds} for row in rows],
     }

@@ -24,7 +24,7 @@ from numscope.memory import Device, Gates, Memory
 from numscope.sizes import format_size
 from numscope.types import known_dtype
 
-__all__ = ["CudaDevice", "CudaState", "cuda_available", "describe", "find", "pinned_block"]
+__all__ = ["CudaDevice", "CudaState", "cuda_available", "describe", "find", "pinned_block", "toolchain"]
 
 INSTALL = "pip install 'numscope[cuda13]' (for drivers of CUDA 12: 'numscope[cuda12]')"
 OLDEST_CAPABILITY = (7, 5)
@@ -32,6 +32,13 @@ _PAGEABLE = 0  # of pointerGetAttributes: memory that CUDA does not know
 OLDEST_CORE = 1  # the first whose modules have their lasting names
 PACKAGES = ("numba-cuda", "cuda-core")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # one package by several names
+TOOLCHAIN = {
+    "NVVM": ("nvidia-nvvm", "nvidia-cuda-nvcc-cu12"),
+    "nvJitLink": ("nvidia-nvjitlink", "nvidia-nvjitlink-cu12"),
+    "NVRTC": ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"),
+    "cuBLAS": ("nvidia-cublas", "nvidia-cublas-cu12"),
+}
+"""What Numba and CuPy compile and multiply with -> packages of CUDA 13 and 12 that bring it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,11 @@ def describe() -> CudaState:
                 if not cards:
                     missing.append("the driver sees no card: check nvidia-smi and CUDA_VISIBLE_DEVICES")
     return CudaState(versions, runtime, driver, tuple(cards), tuple(missing))
+
+
+def toolchain() -> dict[str, str | None]:
+    """Return the versions of `TOOLCHAIN`, None for what pip did not install: it may be of the system."""
+    return {name: next(filter(None, map(_version, names)), None) for name, names in TOOLCHAIN.items()}
 
 
 def cuda_available() -> bool:

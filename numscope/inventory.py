@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from numscope import kernels
-from numscope.cuda_device import CUPY, CudaState, describe
+from numscope.cuda_device import CUPY, CudaState, describe, toolchain
 from numscope.defaults import default_arena
 
 __all__ = ["describe_processor", "take_inventory"]
 
-PACKAGES = ("numpy", "numba", "ml_dtypes", "safetensors", "rich", "numba-cuda", "mpi4py", "torch", "jax")
+PACKAGES = (
+    *("numpy", "numba", "ml_dtypes", "safetensors", "rich"),
+    *("numba-cuda", "cuda-core", "mpi4py", "torch", "jax"),
+)
 # What the compiled kernels gain from, as Linux spells it on x86-64 and aarch64.
 FEATURES = (
     *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16"),
@@ -37,6 +40,7 @@ def take_inventory() -> dict[str, Any]:
             "driver": state.driver or "none",
             "runtime": state.runtime or "none",
             "cards": "; ".join(state.cards) or "none",
+            "toolchain": ", ".join(f"{name} {found or 'not by pip'}" for name, found in toolchain().items()),
             "missing": "; ".join(state.missing) or "nothing",
         },
     }

@@ -116,6 +116,18 @@ def test_old_cards_are_refused():
         cuda_compile.cubin(FORMS[0], (7, 0))
 
 
+def test_a_missing_compiler_names_the_line_that_installs_it(monkeypatch):
+    from cuda.pathfinder import DynamicLibNotFoundError
+    from numba import cuda
+
+    def fail(*arguments, **options):
+        raise DynamicLibNotFoundError('Failure finding "libnvvm.so": No such file')
+
+    monkeypatch.setattr(cuda, "compile", fail)
+    with pytest.raises(RuntimeError, match=r'Failure finding "libnvvm.so"; pip install .numscope\[cuda13\]'):
+        cuda_compile._compile(FORMS[0], (9, 0))
+
+
 def test_numba_cuda_is_imported_without_row_stack():
     # numba-cuda wants a name that NumPy 2.5 has no more; taken away here where it is still there.
     code = (

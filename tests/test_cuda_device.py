@@ -11,6 +11,7 @@ import pytest
 
 import numscope as ns
 from numscope import cuda_device
+from numscope.inventory import take_inventory
 
 
 class FakeRuntime(types.ModuleType):
@@ -143,6 +144,14 @@ def test_the_state_is_plain_data(pretend):
     state = cuda_device.describe()
     assert (state.runtime, state.driver, state.missing) == ("13.2", "13.1", ())
     assert state.cards == ("Card, sm 9.0, 8.00 GiB",) * 2
+
+
+def test_the_toolchain_has_one_name_for_cuda_12_and_13(monkeypatch):
+    installed = {"nvidia-nvvm": "13.5", "nvidia-cuda-nvrtc-cu12": "12.9"}
+    monkeypatch.setattr(cuda_device, "_version", installed.get)
+    assert cuda_device.toolchain() == {"NVVM": "13.5", "nvJitLink": None, "NVRTC": "12.9", "cuBLAS": None}
+    cuda = take_inventory()["cuda"]
+    assert cuda["toolchain"] == "NVVM 13.5, nvJitLink not by pip, NVRTC 12.9, cuBLAS not by pip"
 
 
 def test_the_simulator_is_no_device(pretend, monkeypatch):
