@@ -19,6 +19,12 @@ STEP = 1e-6
 RECORDED = Path(__file__).parent / "data" / "operator_answers.json.gz"
 
 
+def drawing(seed):
+    """Return a function that draws normal values of a shape, others at each call."""
+    rng = np.random.default_rng(seed)
+    return lambda *shape: rng.standard_normal(shape)
+
+
 def run_forward(arena, net, feeds):
     ws = Workspace(arena=arena)
     for name, value in feeds.items():

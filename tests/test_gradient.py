@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_operators import check_gradients, run_both
+from reference_operators import check_gradients, drawing, run_both
 
 from numscope.arena import Arena
 from numscope.errors import OperatorError
@@ -16,17 +16,13 @@ from numscope.workspace import Workspace
 with gzip.open(Path(__file__).parent / "data" / "operator_traces.json.gz", "rt") as file:
     TRACES = json.load(file)["traces"]
 
-rng = np.random.default_rng(7)
+draw = drawing(7)
 
 
 @pytest.fixture
 def arena(device):
     with Arena("4 MiB", device=device) as arena:
         yield arena
-
-
-def draw(*shape):
-    return rng.standard_normal(shape)
 
 
 def net_of(*steps):

@@ -3,24 +3,20 @@
 import numpy as np
 import pytest
 from loop_nets import COUNT, MULTIPLY, counter, loop, op
-from reference_operators import check_gradients, differences, run_both
+from reference_operators import check_gradients, differences, drawing, run_both
 
 from numscope.arena import Arena
 from numscope.errors import OperatorError
 from numscope.operators import Do, If, Net, Operator, While, gradient
 from numscope.workspace import Workspace
 
-rng = np.random.default_rng(11)
+draw = drawing(11)
 
 
 @pytest.fixture
 def arena(device):
     with Arena("64 MiB", device=device) as arena:
         yield arena
-
-
-def draw(*shape):
-    return rng.standard_normal(shape)
 
 
 # Do

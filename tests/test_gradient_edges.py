@@ -3,24 +3,20 @@
 import numpy as np
 import pytest
 from loop_nets import COUNT, counter, op
-from reference_operators import check_gradients, differences, run_forward
+from reference_operators import check_gradients, differences, drawing, run_forward
 
 from numscope.arena import Arena
 from numscope.errors import OperatorError
 from numscope.operators import Do, If, Net, Operator, While, control_gradient, gradient
 from numscope.workspace import Workspace
 
-rng = np.random.default_rng(13)
+draw = drawing(13)
 
 
 @pytest.fixture
 def arena(device):
     with Arena("16 MiB", device=device) as arena:
         yield arena
-
-
-def draw(*shape):
-    return rng.standard_normal(shape)
 
 
 # Caffe2 lets a net inside write blobs that are no outputs of the operator; their gradients flow all the same.

@@ -3,23 +3,19 @@
 import numpy as np
 import pytest
 from loop_nets import MULTIPLY, counter, loop, op
-from reference_operators import check_gradients, run_forward
+from reference_operators import check_gradients, drawing, run_forward
 
 from numscope.arena import Arena
 from numscope.operators import If, Net, gradient
 from numscope.workspace import Workspace
 
-rng = np.random.default_rng(17)
+draw = drawing(17)
 
 
 @pytest.fixture
 def arena(device):
     with Arena("64 MiB", device=device) as arena:
         yield arena
-
-
-def draw(*shape):
-    return rng.standard_normal(shape)
 
 
 def recurrent(retain):

@@ -5,24 +5,20 @@ import random
 import numpy as np
 import pytest
 from loop_nets import op
-from reference_operators import check_gradients, differences, run_forward
+from reference_operators import check_gradients, differences, drawing, run_forward
 
 from numscope.arena import Arena
 from numscope.errors import OperatorError
 from numscope.operators import Do, If, Net, Operator, While, gradient
 from numscope.operators.effects import written_names
 
-rng = np.random.default_rng(19)
+draw = drawing(19)
 
 
 @pytest.fixture
 def arena(device):
     with Arena("64 MiB", device=device) as arena:
         yield arena
-
-
-def draw(*shape):
-    return rng.standard_normal(shape)
 
 
 class Writer:
