@@ -53,7 +53,9 @@ def _make_default(device: Device) -> Arena:
         try:
             return Arena(wish, device=device)
         except BindingError as error:
-            raise BindingError(f"the environment variable {device.arena_variable}: {error}") from None
+            raise BindingError(
+                f"the environment variable {device.arena_variable}: {error}; correct or unset it"
+            ) from None
     capacity = device.default_capacity()
     while True:
         try:
