@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numscope import benchmark, cuda_benchmark, datasets, kernels
+from numscope import benchmark, cuda_benchmark, datasets, kernels, storage
 from numscope.errors import NumscopeError
 from numscope.optimizers import OPTIMIZERS
 from numscope.sequences import SequenceTraining
@@ -224,10 +224,15 @@ def _run(options: argparse.Namespace) -> int:
     for target in (options.save, options.json):
         if target is not None and target != STDOUT:
             _check_writable(Path(target))
+    if options.save is not None:
+        storage.check_target(options.save)
     task = TASKS[options.task]
     given = {f.name: getattr(options, f.name) for f in fields(Settings) if hasattr(options, f.name)}
     settings = replace(task.defaults, **given)
-    dataset = datasets.load(options.data, settings.seed) if options.data else datasets.digits(settings.seed)
+    if options.data is None:
+        dataset = datasets.digits(settings.seed)
+    else:
+        dataset = datasets.load(options.data, settings.seed)
     console = _console(options.json)
     training = task(dataset, settings)
     with ProgressView(console, settings.steps) as progress, _stop_on_interrupt() as stop:

@@ -17,7 +17,7 @@ import numpy as np
 from numscope.errors import BindingError, BlobTypeError
 from numscope.types import known_dtype
 
-__all__ = ["load", "save"]
+__all__ = ["check_target", "load", "save"]
 
 _DTYPES = {
     "BOOL": "bool",
@@ -84,7 +84,8 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
         )
         for name, array in arrays.items()
     }
-    path = os.path.abspath(os.fsdecode(path))
+    path = os.path.realpath(os.fsdecode(path))  # a link stays, and what it names is replaced
+    check_target(path)
     try:
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=os.path.dirname(path))
     except OSError as error:  # of a name that nobody has heard of
@@ -98,6 +99,13 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     finally:  # after an interrupt as well no half file is left, under whatever name
         with contextlib.suppress(FileNotFoundError):  # it has its right name by now
             os.unlink(temporary)
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise an OSError if `save` would replace what is no file: a folder, a pipe, a device as /dev/null."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        error = IsADirectoryError if os.path.isdir(path) else FileExistsError
+        raise error(f"{os.fsdecode(path)!r} is no plain file, expected one to replace, or a new name")
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

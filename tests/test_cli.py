@@ -170,6 +170,17 @@ class TestFailure:
         assert not (tmp_path / "p").exists()
         assert not (tmp_path / "r.json").exists()
 
+    def test_an_empty_name_is_not_taken_for_none(self, capsys):
+        assert run("run", "", *QUICK) == 1
+        assert "expected one of .npz" in capsys.readouterr().err
+
+    def test_what_is_no_file_is_not_replaced(self, capsys, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        assert run("run", *QUICK, "--save", tmp_path / "pipe") == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "is no plain file" in err
+
     def test_divergence(self, capsys, data):
         assert run("run", data, *QUICK, "--lr", "1e30") == 1
         assert "the training diverged; lower --lr, now 1e+30" in capsys.readouterr().err

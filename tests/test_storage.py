@@ -168,11 +168,28 @@ def test_a_path_is_text_bytes_or_a_path(ws, path):
                 call(wrong)
 
 
+def test_only_files_are_replaced(ws, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(OSError, match="is no plain file, expected one to replace, or a new name"):
+            ws.save(path)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_what_a_link_names_is_replaced_and_the_link_stays(ws, path, tmp_path):
+    ws["x"] = np.ones(2)
+    (tmp_path / "latest").symlink_to(path)
+    for _ in range(2):
+        ws.save(tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink()
+    np.testing.assert_array_equal(storage.load(path)["x"], 1)
+
+
 def test_a_folder_that_is_not_there_is_an_os_error(ws, path):
     ws["x"] = [1.0]
     with pytest.raises(FileNotFoundError, match=r"'.*nowhere/x\.safetensors'"):
         ws.save(path.parent / "nowhere" / "x.safetensors")
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(IsADirectoryError, match="is no plain file"):
         ws.save(path.parent)
     with pytest.raises(FileNotFoundError):
         ws.load(path)
