@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -79,7 +80,13 @@ def _run(
         "stats": stats,
         "nontemporal": nontemporal,
     }
-    prepared = _prepare_one(operation, dst, src, options) or _prepare_many(operation, dst, src, options)
+    on_device = _is_cupys(dst)
+    if on_device:
+        from . import cuda_recent
+
+        prepared = cuda_recent.find(operation, dst, src, options)
+    else:
+        prepared = _prepare_one(operation, dst, src, options) or _prepare_many(operation, dst, src, options)
     if prepared is not None:
         return prepared(alpha)
     targets = _arrays(dst)
@@ -119,9 +126,17 @@ def _run(
         from .cuda_arrays import give_back
 
         give_back(_originals(dst) + _originals(src), device_of(targets[0]))
+    if on_device and len(calls) == 1:
+        cuda_recent.remember(operation, dst, src, options, targets + (sources or []), calls[0])
     if operation == "stats" or stats:
         return merge([part for part in found if part is not None])
     return None
+
+
+def _is_cupys(x: Any) -> bool:
+    """Tell whether something is an array of CuPy, or a list of them by its first."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and type(x[0] if isinstance(x, list | tuple) and x else x) is cupy.ndarray
 
 
 def _prepare_one(operation: str, dst: Any, src: Any, options: dict[str, Any]) -> Prepared | None:

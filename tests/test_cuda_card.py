@@ -125,6 +125,17 @@ def test_ten_thousand_blobs_in_one_launch(place, cupy):
     assert int(target.sum()) == 3 * int(lengths.sum())
 
 
+def test_calls_again_work_on_the_arrays_that_are_given(cupy):
+    target = [cupy.zeros(n, "f4") for n in (5, 0, 3000)]
+    for number in range(1, 6):
+        source = [cupy.full(n, number, "f4") for n in (5, 0, 3000)]  # often where the last ones were
+        for _ in range(3):
+            kernels.accumulate(target, source)
+        assert kernels.stats(target).max_abs == 3 * number * (number + 1) / 2
+        kernels.copy(source[0], target[0])
+        assert float(source[0][4]) == 3 * number * (number + 1) / 2
+
+
 def test_scatter_add_in_order(place, cupy):
     rng = np.random.default_rng(6)
     indices = rng.integers(0, 50, 1000)
