@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import check_writable, contiguous, on_stream
+from .gaps import check_apart
 from .pieces import Pieces, as_array, check_overlap, device_of, is_on_device
 from .plan import scatter_variant
 from .variants import Variant
@@ -35,6 +36,8 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) ->
     checked = [_check(*triple) for triple in _triples(dst, indices, rows)]
     additions = [addition for addition in checked if addition.rows.size]
     targets = [contiguous([addition.target], None)[0] for addition in additions]
+    if any(target is not addition.target for addition, target in zip(additions, targets, strict=True)):
+        check_apart([addition.target for addition in additions])
     if len(targets) > 1:
         check_overlap([(Pieces.of([target]), None) for target in targets])
     # None of the rows changes because of what is added before them.

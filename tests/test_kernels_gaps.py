@@ -39,6 +39,8 @@ def test_neighbours_and_columns_are_apart():
         lambda x: kernels.accumulate(x[:8], x[::2], zero_source=True),
         lambda x: kernels.accumulate(x.reshape(4, 4), x.reshape(4, 4).T, zero_source=True),
         lambda x: kernels.accumulate([x[::2], x.view("f8")], [np.ones(8, "f4"), np.ones(8)]),
+        lambda x: kernels.scatter_add([x[::2], x[::3]], [[0], [0]], [np.ones(1, "f4"), np.ones(1, "f4")]),
+        lambda x: kernels.scatter_add(as_strided(x, (2, 3), (0, 4)), [0, 1], np.ones((2, 3), "f4")),
         lambda x: kernels.scale(as_strided(x, (4,), (0,)), 2),
         lambda x: kernels.copy(as_strided(x, (4, 3), (4, 4)), np.ones((4, 3), "f4")),
     ],
