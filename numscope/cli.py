@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numscope import benchmark, cuda_benchmark, datasets, kernels, storage
 from numscope.errors import NumscopeError
+from numscope.inventory import take_inventory, version_of
 from numscope.optimizers import OPTIMIZERS
 from numscope.sequences import SequenceTraining
 from numscope.training import Settings, Training
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Scopes of small tensors in one preallocated arena, with exact gradient accumulation.",
         epilog=EPILOG,
     )
-    parser.add_argument("--version", action="version", version=f"numscope {metadata.version('numscope')}")
+    parser.add_argument("--version", action="version", version=f"numscope {version_of('numscope')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
     info = commands.add_parser(
@@ -251,7 +251,6 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from numscope.inventory import take_inventory
     from numscope.reporting import as_json, values_table
 
     if options.json not in (None, STDOUT):

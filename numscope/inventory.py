@@ -13,7 +13,7 @@ from numscope import kernels
 from numscope.cuda_device import CUPY, CudaState, describe, toolchain
 from numscope.defaults import default_arena
 
-__all__ = ["describe_processor", "take_inventory"]
+__all__ = ["describe_processor", "take_inventory", "version_of"]
 
 PACKAGES = (
     *("numpy", "numba", "ml_dtypes", "safetensors", "rich"),
@@ -47,14 +47,15 @@ def take_inventory() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"numscope": _version("numscope"), "python": platform.python_version()}
-    versions |= {name: _version(name) for name in PACKAGES}
-    found = [name for name in CUPY if _version(name) != "not installed"]
-    versions["cupy"] = f"{_version(found[0])} ({found[0]})" if found else "not installed"
+    versions = {"numscope": version_of("numscope"), "python": platform.python_version()}
+    versions |= {name: version_of(name) for name in PACKAGES}
+    found = [name for name in CUPY if version_of(name) != "not installed"]
+    versions["cupy"] = f"{version_of(found[0])} ({found[0]})" if found else "not installed"
     return versions
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Return the version of an installed package, or the words "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -339,6 +340,14 @@ class TestBench:
 
 
 class TestInfo:
+    def test_a_checkout_that_is_not_installed_has_no_version(self, capsys, monkeypatch):
+        def unknown(package):
+            raise metadata.PackageNotFoundError(package)
+
+        monkeypatch.setattr(metadata, "version", unknown)
+        assert run("--version") == 0
+        assert capsys.readouterr().out == "numscope not installed\n"
+
     def test_table(self, capsys):
         assert run("info") == 0
         out = capsys.readouterr().out
