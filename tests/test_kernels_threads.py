@@ -116,3 +116,21 @@ def test_processors_are_counted_where_the_system_does_not_say(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert machine.processors.__wrapped__() == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["48K\n", "2048K\n", "32M\n"], 32 << 20),
+        (["", "1024K", "?"], 1 << 20),
+        (["0K"], 32 << 20),
+        ([], 32 << 20),
+    ],
+)
+def test_the_largest_cache_is_read_where_the_system_says_it(tmp_path, monkeypatch, texts, expected):
+    for number, text in enumerate(texts):
+        (tmp_path / f"index{number}").mkdir()
+        (tmp_path / f"index{number}" / "size").write_text(text)
+    (tmp_path / "index9" / "size").mkdir(parents=True)  # cannot be read
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path)
+    assert machine.last_level_cache.__wrapped__() == expected
