@@ -20,6 +20,7 @@ from numscope import benchmark, cuda_benchmark, datasets, kernels, storage
 from numscope.errors import NumscopeError
 from numscope.inventory import take_inventory, version_of
 from numscope.optimizers import OPTIMIZERS
+from numscope.options import at_least, writable
 from numscope.sequences import SequenceTraining
 from numscope.training import Settings, Training
 
@@ -152,17 +153,17 @@ def _add_run(commands: Any) -> None:
     )
     add(
         "--micro-batch",
-        type=_count,
+        type=at_least(1),
         metavar="N",
         help=f"examples in a micro-batch (default: {_defaults('micro_batch')})",
     )
     add(
         "--accumulate",
-        type=_count,
+        type=at_least(1),
         metavar="N",
         help=f"micro-batches in a step (default: {_defaults('accumulate')})",
     )
-    add("--steps", type=_count, metavar="N", help=f"default: {_defaults('steps')}")
+    add("--steps", type=at_least(1), metavar="N", help=f"default: {_defaults('steps')}")
     rates = ", ".join(f"{kind.default_lr:g} for {name}" for name, kind in OPTIMIZERS.items())
     add("--lr", type=_positive, metavar="RATE", help=f"learning rate (default: {rates})")
     widths = ",".join(map(str, defaults.hidden))
@@ -188,10 +189,10 @@ def _add_run(commands: Any) -> None:
         metavar="NORM",
         help=f"clip the gradient to this L2 norm (default: {defaults.max_norm})",
     )
-    add("--seed", type=_seed, metavar="N", help=f"default: {defaults.seed}")
+    add("--seed", type=at_least(0), metavar="N", help=f"default: {defaults.seed}")
     add(
         "--save",
-        type=Path,
+        type=_saved,
         default=None,
         metavar="FILE",
         help="write the parameters to this safetensors file; also what an interrupted run came to",
@@ -221,11 +222,6 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from numscope.reporting import ProgressView, as_json, report_table, report_values
 
-    for target in (options.save, options.json):
-        if target is not None and target != STDOUT:
-            _check_writable(Path(target))
-    if options.save is not None:
-        storage.check_target(options.save)
     task = TASKS[options.task]
     given = {f.name: getattr(options, f.name) for f in fields(Settings) if hasattr(options, f.name)}
     settings = replace(task.defaults, **given)
@@ -253,8 +249,6 @@ def _run(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> int:
     from numscope.reporting import as_json, values_table
 
-    if options.json not in (None, STDOUT):
-        _check_writable(Path(options.json))
     values = take_inventory()
     if options.json is not None:
         _write_json(options.json, as_json(values))
@@ -296,31 +290,6 @@ def _write_json(target: str, text: str) -> None:
         Path(target).write_text(text + "\n", encoding="utf-8")
 
 
-def _check_writable(path: Path) -> None:
-    """Raise an OSError now rather than after the training."""
-    folder = path.resolve().parent
-    if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} is a folder, expected the name of a file to write")
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{str(path)!r} cannot be written: there is no folder {str(folder)!r}; make it"
-        )
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{str(path)!r} cannot be written: {str(folder)!r} is read-only for you")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
-
-
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -332,7 +301,7 @@ def _positive(text: str) -> float:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(_count(part.strip()) for part in text.split(","))
+    return tuple(at_least(1)(part.strip()) for part in text.split(","))
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -356,4 +325,13 @@ def _json_target(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r} has the suffix of a DATA file and would be overwritten; put DATA before --json"
         )
-    return text
+    return text if text == STDOUT else str(writable(text))
+
+
+def _saved(text: str) -> Path:
+    path = writable(text)
+    try:
+        storage.check_target(path)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path

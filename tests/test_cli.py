@@ -175,13 +175,6 @@ class TestFailure:
         assert run("run", "", *QUICK) == 1
         assert "expected one of .npz" in capsys.readouterr().err
 
-    def test_what_is_no_file_is_not_replaced(self, capsys, tmp_path):
-        os.mkfifo(tmp_path / "pipe")
-        assert run("run", *QUICK, "--save", tmp_path / "pipe") == 1
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert "is no plain file" in err
-
     def test_divergence(self, capsys, data):
         assert run("run", data, *QUICK, "--lr", "1e30") == 1
         assert "the training diverged; lower --lr, now 1e+30" in capsys.readouterr().err
@@ -189,16 +182,6 @@ class TestFailure:
     def test_no_gpu(self, capsys, data):
         assert run("run", data, *QUICK[:2], "--device", "cuda:99") == 1
         assert "cuda" in capsys.readouterr().err
-
-    @pytest.mark.parametrize("option", ["--save", "--json"])
-    def test_places_that_cannot_be_written_are_found_before_the_training(
-        self, capsys, data, tmp_path, option
-    ):
-        for path, message in ((tmp_path, "is a folder"), (tmp_path / "no" / "r", "there is no folder")):
-            assert run("run", data, option, path) == 1
-            out, err = capsys.readouterr()
-            assert message in err
-            assert out == ""
 
 
 class TestWrongArguments:
@@ -233,6 +216,23 @@ class TestWrongArguments:
         out, err = capsys.readouterr()
         assert message in err
         assert out == ""
+
+    @pytest.mark.parametrize("option", ["--save", "--json"])
+    def test_places_that_cannot_be_written_are_found_before_the_training(
+        self, capsys, data, tmp_path, option
+    ):
+        for path, message in ((tmp_path, "is a folder"), (tmp_path / "no" / "r", "there is no folder")):
+            assert run("run", data, option, path) == 2
+            out, err = capsys.readouterr()
+            assert message in err
+            assert out == ""
+
+    def test_what_is_no_file_is_not_replaced(self, capsys, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        assert run("run", *QUICK, "--save", tmp_path / "pipe") == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "is no plain file" in err
 
     def test_number_of_threads_in_the_environment(self):
         environment = os.environ | {"NUMSCOPE_NUM_THREADS": "many"}

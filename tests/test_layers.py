@@ -14,7 +14,7 @@ ORDER = (  # noqa: SIM905 - fifty words in quotes read worse
     "cuda_device device arena defaults region blob namespace bulk contents transfer files workspace stack "
     "variable_scopes initializers variables sharing operators ledger descriptions addition slab gradients "
     "interop datasets stopwatch optimizers perceptron recurrent results training sequences reporting "
-    "inventory benchmark cuda_benchmark cli __main__"
+    "options inventory benchmark cuda_benchmark cli __main__"
 ).split()
 
 

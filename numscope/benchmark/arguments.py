@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 from numscope.benchmark.compiled import FORMS
 from numscope.benchmark.operations import OPERATIONS
 from numscope.benchmark.sets import SETS
+from numscope.options import at_least, writable
 
 __all__ = ["add_arguments"]
 
@@ -20,9 +19,9 @@ _DRAWINGS = (".png", ".svg", ".pdf")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmark to a parser."""
     parser.add_argument("--set", dest="sets", action="append", choices=tuple(SETS), help="default: all")
-    parser.add_argument("--threads", type=_at_least(1), action="append", metavar="N", help="default: 1 and 2")
+    parser.add_argument("--threads", type=at_least(1), action="append", metavar="N", help="default: 1 and 2")
     parser.add_argument(
-        "--rounds", type=_at_least(2), default=9, metavar="N", help="samples of each competitor (default: 9)"
+        "--rounds", type=at_least(2), default=9, metavar="N", help="samples of each competitor (default: 9)"
     )
     parser.add_argument(
         "--only",
@@ -55,39 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    """Return the type of an option that is a whole number of at least so many."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-        return int(text)
-
-    return parse
-
-
 def _json(text: str) -> str:
-    return text if text == "-" else str(_writable(text))
+    return text if text == "-" else str(writable(text))
 
 
 def _drawing(text: str) -> Path:
-    path = _writable(text)
+    path = writable(text)
     if path.suffix.lower() not in _DRAWINGS:
         raise argparse.ArgumentTypeError(f"expected a file name with {', '.join(_DRAWINGS)}, got {text!r}")
     if importlib.util.find_spec("matplotlib") is None:
         raise argparse.ArgumentTypeError("drawing needs matplotlib: pip install 'numscope[viz]'")
-    return path
-
-
-def _writable(text: str) -> Path:
-    path = Path(text)
-    folder = path.resolve().parent
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder, expected the name of a file to write")
-    if not folder.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"{text!r} cannot be written: there is no folder {str(folder)!r}; make it"
-        )
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: it is read-only for you")
     return path
