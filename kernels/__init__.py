@@ -82,8 +82,8 @@ def copy(dst: Any, src: Any, *, nontemporal: bool | None = None, stream: Any = N
     TypeError
         For dtypes without a cast.
     ValueError
-        For shapes that differ, read-only destinations, destinations that overlap each other, and for a
-        stream of another device.
+        For shapes that differ, read-only destinations, destinations that overlap each other or, by their
+        strides, themselves, and for a stream of another device.
     """
     run("copy", dst, src, nontemporal=nontemporal, stream=stream)
 
@@ -130,7 +130,7 @@ def accumulate(
     TypeError
         For dtypes without arithmetic.
     ValueError
-        As for `copy`, for a `beta` other than 0 and 1, and for a source to be zeroed that is
+        As for `scale`, for a `beta` other than 0 and 1, and for a source to be zeroed that is
         read-only or overlaps another array.
     """
     return run("accumulate", dst, src, alpha, beta, zero_source, stats, nontemporal, stream)
@@ -147,6 +147,13 @@ def scale(x: Any, alpha: float, *, stream: Any = None) -> None:
         Rounded to float32 unless `x` is float64 or complex128.
     stream : stream, optional
         As for `zero`.
+
+    Raises
+    ------
+    TypeError
+        For dtypes without arithmetic.
+    ValueError
+        As for `copy`, and for a factor beyond float64.
     """
     run("scale", x, alpha=alpha, stream=stream)
 
