@@ -10,7 +10,7 @@ import numpy as np
 
 from .arrays import check_writable, contiguous, on_stream
 from .gaps import check_apart
-from .pieces import Pieces, as_array, check_overlap, device_of, is_on_device
+from .pieces import Pieces, address_of, as_array, check_overlap, device_of, is_on_device
 from .plan import scatter_variant
 from .variants import Variant
 
@@ -137,5 +137,5 @@ def _apart(rows: list[Any], targets: list[Any]) -> list[Any]:
 
 def _span(array: Any) -> tuple[int, int]:
     """Return where a contiguous array begins and ends; two devices have no address in common."""
-    start = int(Pieces.of([array]).addresses[0])
+    start = address_of(array)
     return start, start + int(array.nbytes)
