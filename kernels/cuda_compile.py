@@ -25,7 +25,7 @@ import numpy as np
 from . import cache as disk
 from .cuda_forms import Form
 
-__all__ = ["OLDEST", "architecture", "cubin", "entry_name"]
+__all__ = ["INSTALL", "OLDEST", "architecture", "cubin", "entry_name"]
 
 OLDEST = (7, 5)
 """Compute capability of the oldest devices that CUDA 13 compiles for."""

@@ -14,25 +14,29 @@ from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
-from cuda.core import (
-    LEGACY_DEFAULT_STREAM,
-    PER_THREAD_DEFAULT_STREAM,
-    LaunchConfig,
-    ObjectCode,
-    Stream,
-    launch,
-)
 from numpy.typing import NDArray
 
 from . import cuda_faults as faults
 from . import cuda_streams as streams
-from .cuda_compile import cubin, entry_name
+from .cuda_compile import INSTALL, cubin, entry_name
 from .cuda_forms import ADD_UP, Form
 from .cuda_layout import EXTRA, LENGTH, RESULTS, Layout, read_stats
 from .cuda_streams import on_device
 from .plan import Plan, Stats, count_launch
 
-__all__ = ["Prepared", "Tables", "blocks_for", "launch_on", "load"]
+try:
+    from cuda.core import (
+        LEGACY_DEFAULT_STREAM,
+        PER_THREAD_DEFAULT_STREAM,
+        LaunchConfig,
+        ObjectCode,
+        Stream,
+        launch,
+    )
+except ImportError as error:
+    raise RuntimeError(f"CUDA kernels need cuda-core 1 or newer: {error}; {INSTALL}") from error
+
+__all__ = ["Prepared", "Tables", "config_for", "launch_on", "load"]
 
 _WAVES = 4
 """CUDA blocks for each place on the card: more than one, for places differ in their way to memory."""
@@ -69,9 +73,9 @@ def load(form: Form, device: int) -> _Kernel:
     return _Kernel(code, card["multiProcessorCount"] * resident * _WAVES)
 
 
-def blocks_for(kernel: _Kernel, shares: int) -> int:
-    """Return of how many CUDA blocks a launch with so many blocks' work consists."""
-    return max(1, min(shares, kernel.most))
+def config_for(form: Form, kernel: _Kernel, shares: int) -> Any:
+    """Return of how many CUDA blocks a launch with so many blocks' work consists, and of how many threads."""
+    return LaunchConfig(grid=max(1, min(shares, kernel.most)), block=form.threads)
 
 
 def launch_on(stream: Any, config: Any, kernel: _Kernel, *arguments: float) -> None:
@@ -175,7 +179,7 @@ class Prepared:
                 if self._variant.measure:
                     self._second = load(ADD_UP, self._device)
             shares = -(-layout.tiles * form.team // form.threads)
-            self._config = LaunchConfig(grid=blocks_for(self._kernel, shares), block=form.threads)
+            self._config = config_for(form, self._kernel, shares)
 
     def __call__(self, alpha: float = 1.0, seed: int = 0, gate: tuple[int, int] = (0, 0)) -> Stats | None:
         """Launch the kernel once; under the condition of a gate, see `cuda.body`, if it only writes."""

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
-from cuda.core import LaunchConfig
 
 from . import cuda_faults as faults
 from . import cuda_streams as streams
 from .cuda_forms import Form
-from .cuda_launch import Tables, blocks_for, launch_on, load
+from .cuda_launch import Tables, config_for, launch_on, load
 from .cuda_layout import FIRST, addition_runs, with_native_half
 from .plan import count_launch
 from .variants import Variant
@@ -73,7 +72,7 @@ def scatter_add(additions: Sequence[_Addition], variant: Variant, alpha: float) 
             work = _of_one(stream, device, *additions[0])
         else:
             work = _of_many(stream, device, sorted(additions, key=_origin), form)
-        config = LaunchConfig(grid=blocks_for(kernel, work.added), block=form.threads)
+        config = config_for(form, kernel, work.added)
         rows = (work.order, work.ordered, *work.run, work.added)
         found = (faults.address(device), work.numbers, work.runs, 0)
         count_launch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import subprocess
 import sys
 import types
@@ -169,6 +170,14 @@ def test_pinned_memory_is_for_a_device(pretend):
         ns.Arena("1 MiB", pinned=True)
     with pytest.raises(ns.BindingError, match='only memory of device "cpu" can be pinned'):
         ns.Arena("1 MiB", device="null", pinned=True)
+
+
+def test_kernels_without_cuda_core_name_the_line_that_installs_it(monkeypatch):
+    pytest.importorskip("cupy")
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    monkeypatch.delitem(sys.modules, "numscope.kernels.cuda_launch", raising=False)
+    with pytest.raises(RuntimeError, match=r"need cuda-core 1 or newer: .* pip install 'numscope\[cuda13\]'"):
+        importlib.import_module("numscope.kernels.cuda_launch")
 
 
 def test_importing_numscope_imports_no_cupy():
