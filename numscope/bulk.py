@@ -129,9 +129,9 @@ def merge(
     if not isinstance(other, Namespace):
         raise BlobTypeError(f"the target is a Workspace, got {type(other).__name__} {other!r}")
     try:
-        alpha = float(alpha)
-    except (TypeError, ValueError):
-        raise BlobTypeError(f"alpha is a real number, got {type(alpha).__name__} {alpha!r}") from None
+        alpha = kernels.as_factor(alpha)
+    except (TypeError, ValueError) as error:
+        raise BlobTypeError(str(error)) from None
     _run(workspace, other, names, how, alpha, stream)
 
 

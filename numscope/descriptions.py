@@ -46,7 +46,11 @@ def as_layout(tensors: object, default: np.dtype[Any]) -> Layout:
 def as_number(value: Any, what: str) -> float:
     """Return a number; BindingError if it is none."""
     try:
+        if isinstance(value, str | bytes):  # float("2") is one
+            raise TypeError
         return float(value)
+    except OverflowError as error:
+        raise BindingError(f"{what} must fit a float64: {error}") from None
     except (TypeError, ValueError):
         raise BindingError(f"{what} must be a number, got {value!r}") from None
 

@@ -117,3 +117,16 @@ def test_bad_factors_change_nothing(acc, bad):
     with pytest.raises(ns.BindingError, match=r"must be|gives infinity, expected a finite factor"):
         acc.finish(**bad)
     assert acc.finish().norm > 0
+
+
+@pytest.mark.parametrize("wrong", ["2", b"1", 10**400, 1j])
+def test_what_is_no_number_changes_nothing(acc, wrong):
+    acc.add(gradients(0))
+    before = bits(acc)
+    with pytest.raises(ns.BindingError, match="weight must"):
+        acc.add(gradients(1), weight=wrong)
+    for argument in ("unscale", "max_norm"):
+        with pytest.raises(ns.BindingError, match=f"{argument} must"):
+            acc.finish(**{argument: wrong})
+    assert bits(acc) == before
+    assert acc.micro_batches == 1
