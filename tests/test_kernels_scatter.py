@@ -1,3 +1,5 @@
+"""Rows added at their indices: duplicates in order, lists of destinations, and what is refused."""
+
 from __future__ import annotations
 
 import ml_dtypes
