@@ -209,7 +209,11 @@ def scatter_add(dst: Any, indices: Any, rows: Any, *, alpha: float = 1.0, stream
 
 
 def warmup() -> None:
-    """Compile the usual kernels, or load them from the disk cache, before they are needed."""
+    """Compile the usual kernels, or load them from the disk cache, before they are needed.
+
+    To be called in a program that forks while several of its threads run: a child that is forked in the
+    middle of another thread's first kernel, when Numba is imported, may wait for ever.
+    """
     from . import host
 
     host.warmup()
