@@ -17,6 +17,7 @@ import numpy as np
 from numscope import kernels
 from numscope.blob import Blob
 from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError, DeviceUnavailableError
+from numscope.kernels.arrays import as_factor
 from numscope.namespace import Namespace, ancestors, check_name
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def merge(
     if not isinstance(other, Namespace):
         raise BlobTypeError(f"the target is a Workspace, got {type(other).__name__} {other!r}")
     try:
-        alpha = kernels.as_factor(alpha)
+        alpha = as_factor(alpha)
     except (TypeError, ValueError) as error:
         raise BlobTypeError(str(error)) from None
     _run(workspace, other, names, how, alpha, stream)
