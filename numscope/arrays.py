@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Set
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from numscope import kernels
 from numscope.errors import BindingError, NumscopeError, UnknownTypeError
 from numscope.types import is_known_type, known_dtype, known_type
 
-__all__ = ["check_is_array", "host_array", "simple_pieces"]
+__all__ = ["check_is_array", "host_array"]
 
 _DLPACK_HOST = (1, 3, 11, 13)  # kDLCPU, and host memory that CUDA or ROCm pinned or manages
 
@@ -44,46 +42,6 @@ def host_array(value: object, what: str = "the value") -> np.ndarray[Any, Any]:
     except UnknownTypeError as error:
         raise UnknownTypeError(f"{what}: {error}") from None
     return array
-
-
-def simple_pieces(
-    arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
-) -> kernels.Pieces | None:
-    """Return where many arrays lie, if they are simple: a tenth of the time of taking them one by one.
-
-    Parameters
-    ----------
-    arrays : list of array
-    like : list of numpy.ndarray
-        As many, of the shapes that are expected.
-    writable : bool
-        Whether all must be writable.
-
-    Returns
-    -------
-    Pieces or None
-        None unless all are NumPy arrays, or all PyTorch tensors, in host memory, contiguous, of one known
-        dtype and of the expected shapes; `host_array` then finds what there is to say.
-    """
-    kinds = set(map(type, arrays))
-    if kinds == {np.ndarray}:
-        return kernels.Pieces.read(arrays, writable=writable, shaped_as=like, least=1)
-    torch = sys.modules.get("torch")
-    if torch is None or not kinds or not kinds <= {torch.Tensor, torch.nn.Parameter}:
-        return None
-    tensor = torch.Tensor
-    forms = set(map(attrgetter("dtype", "layout", "is_cpu"), arrays))
-    if len(forms) > 1:
-        return None
-    dtype, layout, is_host = forms.pop()
-    if not is_host or layout is not torch.strided or not is_known_type(dtype):
-        return None
-    if list(map(attrgetter("shape"), arrays)) != [array.shape for array in like]:
-        return None
-    if not all(map(tensor.is_contiguous, arrays)) or any(map(tensor.is_neg, arrays)):
-        return None
-    addresses = list(map(tensor.data_ptr, arrays))
-    return kernels.Pieces(addresses, [array.size for array in like], known_dtype(dtype))
 
 
 def check_is_array(value: object, taker: str) -> None:

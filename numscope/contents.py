@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from numscope import kernels
 from numscope.arena import Arena, Holding
 from numscope.blob import Blob, Planned, as_shape
 from numscope.errors import BindingError, BlobNotFoundError, BlobTypeError, UnknownTypeError
@@ -300,15 +299,6 @@ class Contents(Namespace, MutableMapping[str, Any]):
                 f"blob {name!r} holds {kind.name if kind else 'nothing'}, expected a tensor; leave it out"
             )
         return blob
-
-    def simple_pieces(
-        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
-    ) -> kernels.Pieces | None:
-        """Return where many arrays on this workspace's device lie, None unless they are simple.
-
-        They are if they are arrays of one library and one dtype, contiguous, and shaped as those of `like`.
-        """
-        return self._region.device.simple_pieces(arrays, like, writable=writable)
 
     def _is_allocated(self, order: list[str], wanted: Mapping[str, tuple[tuple[int, ...], Any]]) -> bool:
         """Whether local blobs of these shapes and dtypes lie one behind the other already."""

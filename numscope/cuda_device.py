@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from numscope import kernels
 from numscope.arrays import host_array
 from numscope.cuda_memory import CudaMemory, streams
 from numscope.errors import ArenaExhausted, BindingError, DeviceUnavailableError
@@ -263,13 +262,6 @@ class CudaDevice(Device):
             )
         known_dtype(array.dtype)
         return array
-
-    def simple_pieces(
-        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
-    ) -> kernels.Pieces | None:
-        from numscope.kernels import cuda_arrays
-
-        return cuda_arrays.simple_pieces(arrays, [array.shape for array in like], self.number)
 
     def gates(self) -> Gates:
         from numscope.kernels.cuda_gates import Gates

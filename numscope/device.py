@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from numscope import kernels
-from numscope.arrays import host_array, simple_pieces
+from numscope.arrays import host_array
 from numscope.cuda_device import find, pinned_block
 from numscope.errors import ArenaExhausted, DeviceUnavailableError
 from numscope.memory import Device, Memory
@@ -109,11 +108,6 @@ class Host(Device):
 
     def source(self, value: object, what: str) -> Any:
         return host_array(value, what)
-
-    def simple_pieces(
-        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
-    ) -> kernels.Pieces | None:
-        return simple_pieces(arrays, like, writable=writable)
 
     def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:
         array.fill(value[()])

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from numscope import kernels
 from numscope.errors import BindingError
 
 __all__ = ["Device", "Gates", "Memory"]
@@ -90,12 +89,6 @@ class Device(ABC):
 
         `what` names the value in errors.
         """
-
-    def simple_pieces(
-        self, arrays: list[Any], like: list[np.ndarray[Any, Any]], *, writable: bool
-    ) -> kernels.Pieces | None:
-        """Return where many arrays lie if they can be read all at once, None if only one by one."""
-        return None
 
     def gates(self) -> Gates | None:
         """Return a maker of conditions; None where kernels tell at once what they find."""

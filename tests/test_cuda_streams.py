@@ -15,6 +15,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
+from numscope.kernels.lists import simple_pieces
 
 import numscope as ns
 from numscope import cuda_memory, kernels
@@ -123,18 +124,19 @@ def test_pieces_of_device_arrays(memory):
 
 
 def test_arrays_that_lie_simply_are_read_at_once(memory):
-    from numscope.kernels import cuda_arrays
-
-    like = [(2, 3), (4,)]
-    arrays = [memory.array(memory.token(), 256 * n, s, np.dtype("float32")) for n, s in enumerate(like)]
-    pieces = cuda_arrays.simple_pieces(arrays, like, 0)
+    shapes = [(2, 3), (4,)]
+    like = [np.empty(shape) for shape in shapes]
+    arrays = [memory.array(memory.token(), 256 * n, s, np.dtype("float32")) for n, s in enumerate(shapes)]
+    pieces = simple_pieces(arrays, like=like, device="cuda:0")
     assert pieces.addresses.tolist() == [memory.address, memory.address + 256]
     assert (pieces.lengths.tolist(), pieces.dtype.name, pieces.device) == ([6, 4], "float32", "cuda:0")
-    assert cuda_arrays.simple_pieces(arrays, like, 1) is None
-    assert cuda_arrays.simple_pieces(arrays, [(3, 2), (4,)], 0) is None
-    assert cuda_arrays.simple_pieces([arrays[0].T, arrays[1]], [(3, 2), (4,)], 0) is None
-    assert cuda_arrays.simple_pieces([arrays[0], arrays[1].view("int32")], like, 0) is None
-    assert cuda_arrays.simple_pieces([*arrays, np.zeros(3)], [*like, (3,)], 0) is None
+    assert simple_pieces(arrays).device == "cuda:0"
+    assert simple_pieces(arrays, device="cuda:1") is None
+    assert simple_pieces([arrays[0], elsewhere(memory, arrays[1])]) is None
+    assert simple_pieces(arrays, like=[np.empty((3, 2)), like[1]]) is None
+    assert simple_pieces([arrays[0].T, arrays[1]]) is None
+    assert simple_pieces([arrays[0], arrays[1].view("int32")]) is None
+    assert simple_pieces([*arrays, np.zeros(3)]) is None
 
 
 @pytest.mark.parametrize(
@@ -269,10 +271,8 @@ def torch(monkeypatch):
 
 
 def test_tensors_of_pytorch_are_read_at_once_in_the_order_of_its_stream(torch):
-    from numscope.kernels import cuda_arrays
-
     tensors = [Tensor((2, 3)), Tensor((4,), address=8192)]
-    pieces = cuda_arrays.simple_pieces(tensors, [(2, 3), (4,)], 0)
+    pieces = simple_pieces(tensors, like=[np.empty((2, 3)), np.empty(4)], device="cuda:0")
     assert (pieces.addresses.tolist(), pieces.lengths.tolist()) == ([4096, 8192], [6, 4])
     assert (pieces.dtype.name, pieces.device) == ("bfloat16", "cuda:0")
     assert torch.waits == [("ours", "theirs")]
@@ -290,9 +290,7 @@ def test_tensors_of_pytorch_are_read_at_once_in_the_order_of_its_stream(torch):
     ],
 )
 def test_tensors_that_are_not_simple_go_one_by_one(torch, tensor):
-    from numscope.kernels import cuda_arrays
-
-    assert cuda_arrays.simple_pieces([tensor], [(2, 3)], 0) is None
+    assert simple_pieces([tensor], like=[np.empty((2, 3))], device="cuda:0") is None
     assert torch.waits == []
 
 
