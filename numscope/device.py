@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,23 @@ from numscope.memory import Device, Memory
 from numscope.segments import ALIGNMENT
 from numscope.sizes import format_size
 
-__all__ = ["Device", "Memory", "resolve_device"]
+__all__ = ["Device", "Memory", "host_memory", "resolve_device"]
 
 HUGE_PAGE = 2 << 20  # bytes; the huge page of x86-64 and of aarch64 with 4 KiB pages
+
+
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def host_memory() -> int | None:
+    """Return the bytes of memory that this machine has, or its container may use; None if nobody says."""
+    try:
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a system without these names
+        return None
+    with suppress(OSError, ValueError):  # not Linux; "max"
+        limit = min(limit, int(CONTAINER_LIMIT.read_text()))
+    return limit
 
 
 class HostMemory(Memory):

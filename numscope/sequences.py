@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from numscope.arena import Arena
 from numscope.datasets import Dataset
+from numscope.device import host_memory
 from numscope.errors import AccumulationError, ArenaExhausted, BindingError
 from numscope.gradients import GradientAccumulator
 from numscope.initializers import GlorotUniform, Orthogonal, Zeros, generator_of
@@ -28,7 +29,7 @@ from numscope.optimizers import OPTIMIZERS, Optimizer
 from numscope.recurrent import recurrent_net
 from numscope.results import Report, Step, Tally
 from numscope.stopwatch import Stopwatch
-from numscope.training import Settings, choose_device, relative_difference
+from numscope.training import Settings, check_fits, choose_device, relative_difference
 from numscope.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class SequenceTraining:
         self._batch = self._rows * min(settings.accumulate, examples // self._rows)
         self._program = _Program(*widths)
         self._planned_peak = self._rehearse()
+        check_fits(self._planned_peak, self.device)
         self.arena = Arena(self._planned_peak, device=self.device)
         self._memory = self._take_memory(self.arena)
         for name, (shape, dtype) in self._program.layout.items():
@@ -201,12 +203,14 @@ class SequenceTraining:
 
     def _rehearse(self) -> int:
         """Return the bytes that the run takes at most: those of sequences that are all of full length."""
-        capacity = REHEARSAL_CAPACITY
+        capacity, most = REHEARSAL_CAPACITY, host_memory() or math.inf
         while True:
-            arena = Arena(capacity)
+            arena = Arena(int(min(capacity, most)))
             try:
                 self._take_memory(arena)
-            except ArenaExhausted:
+            except ArenaExhausted as error:
+                needed = max(error.capacity - error.available + error.requested, error.capacity + 1)
+                check_fits(needed, "cpu")  # where the rehearsal is, whatever the run's device
                 capacity *= 4
             else:
                 return arena.peak

@@ -18,13 +18,14 @@ import numpy as np
 
 from numscope.arena import Arena
 from numscope.datasets import Dataset
-from numscope.device import resolve_device
-from numscope.errors import AccumulationError, DeviceUnavailableError
+from numscope.device import host_memory, resolve_device
+from numscope.errors import AccumulationError, ArenaExhausted, DeviceUnavailableError
 from numscope.gradients import GradientAccumulator
 from numscope.operators.tensors import array_module
 from numscope.optimizers import OPTIMIZERS, Optimizer
 from numscope.perceptron import Perceptron
 from numscope.results import Report, Step, Tally
+from numscope.sizes import format_size
 from numscope.stack import Frame, WorkspaceStack
 from numscope.stopwatch import Stopwatch
 from numscope.workspace import Workspace
@@ -32,7 +33,7 @@ from numscope.workspace import Workspace
 if TYPE_CHECKING:
     import os
 
-__all__ = ["Settings", "Training", "choose_device", "relative_difference"]
+__all__ = ["Settings", "Training", "check_fits", "choose_device", "relative_difference"]
 
 PLAN_CAPACITY = 1 << 60  # bytes; an arena without memory may be of any size
 SPREAD_CHECKS = 5  # steps over the run whose gradient is compared with that of one batch
@@ -185,6 +186,7 @@ class Training:
         with Arena(PLAN_CAPACITY, device="null") as plan:
             _Memory(plan, dataset, settings, self._model, self._one_batch)
             self._planned_peak = plan.peak
+        check_fits(self._planned_peak, self.device)
         self.arena = Arena(self._planned_peak, device=self.device)
         self._memory = _Memory(self.arena, dataset, settings, self._model, self._one_batch)
         self._fill()
@@ -342,6 +344,23 @@ def choose_device(device: str) -> str:
         return resolve_device("cuda").name
     except DeviceUnavailableError:
         return "cpu"
+
+
+def check_fits(nbytes: int, device: str) -> None:
+    """Raise an ArenaExhausted if a plan is for more memory than the host has.
+
+    An arena of the host costs nothing before it is touched, so that it can be made at any size: the system
+    would kill the process half-way. A card refuses by itself.
+    """
+    memory = host_memory()
+    if device == "cpu" and memory is not None and nbytes > memory:
+        raise ArenaExhausted(
+            f"this run needs {format_size(nbytes)} of memory or more, the machine has "
+            f"{format_size(memory)}: choose narrower hidden layers, or smaller micro-batches",
+            requested=nbytes,
+            available=memory,
+            capacity=memory,
+        )
 
 
 def _checked_steps(steps: int, steps_in_epoch: int) -> frozenset[int]:

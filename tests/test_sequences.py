@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from numscope import cli, datasets, sequences, storage
-from numscope.errors import AccumulationError, BindingError
+from numscope import cli, datasets, sequences, storage, training
+from numscope.errors import AccumulationError, ArenaExhausted, BindingError
 from numscope.sequences import SequenceTraining
 from numscope.training import Settings
 
@@ -59,6 +59,15 @@ def test_a_plan_may_need_a_larger_rehearsal(monkeypatch):
     expected = train(datasets.digits(), steps=1)[0].report().planned_peak
     monkeypatch.setattr(sequences, "REHEARSAL_CAPACITY", 1 << 14)
     assert train(datasets.digits(), steps=1)[0].report().planned_peak == expected
+
+
+def test_a_plan_beyond_the_memory_is_refused(monkeypatch):
+    for module in (training, sequences):
+        monkeypatch.setattr(module, "host_memory", lambda: 1 << 13)
+    for capacity in (1 << 14, 1 << 30):
+        monkeypatch.setattr(sequences, "REHEARSAL_CAPACITY", capacity)
+        with pytest.raises(ArenaExhausted, match=r"memory or more, the machine has 8\.00 KiB"):
+            train(datasets.digits(), steps=1)
 
 
 def test_gradients_are_those_of_pytorch():

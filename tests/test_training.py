@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from numscope import Arena, Workspace, datasets, storage
-from numscope.errors import AccumulationError, DeviceUnavailableError
+from numscope import Arena, Workspace, datasets, device, storage, training
+from numscope.errors import AccumulationError, ArenaExhausted, DeviceUnavailableError
 from numscope.gradients import GradientAccumulator
 from numscope.perceptron import Perceptron
 from numscope.training import Settings, Training
@@ -223,3 +223,24 @@ class TestPerceptron:
         gradients = model.backward(np, ws, self.ROWS)
         assert np.isfinite(ws["loss"]).all()
         assert all(np.isfinite(gradients[name]).all() for name in ("w3", "b3"))
+
+
+def test_a_plan_beyond_the_memory_is_refused_before_it_is_taken(blobs, monkeypatch):
+    monkeypatch.setattr(training, "host_memory", lambda: 10_000)
+    with pytest.raises(
+        ArenaExhausted, match=r"this run needs .* of memory or more, the machine has 9.77 KiB"
+    ):
+        train(blobs)
+    for unknown in (lambda: None, lambda: 1 << 40):
+        monkeypatch.setattr(training, "host_memory", unknown)
+        train(blobs, steps=1)
+
+
+def test_a_container_may_use_less_than_there_is(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(device, "CONTAINER_LIMIT", limit)
+    there = device.host_memory()
+    assert there > 1 << 20
+    for text, expected in (("max\n", there), ("1048576\n", 1 << 20)):
+        limit.write_text(text)
+        assert device.host_memory() == expected
