@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from .pieces import as_dtype
+from .pieces import as_dtype, check_is_plain
 
 __all__ = ["as_device_array", "give_back", "is_guest", "wait_for_torch"]
 
@@ -47,17 +47,19 @@ def as_device_array(x: Any) -> Any:
 
 
 def _from_torch(tensor: Any, torch: Any, cupy: Any) -> Any:
+    """Return a CuPy array over a tensor.
+
+    The capsule goes from one library to the other without a stream: PyTorch refuses to hear of the
+    default stream of a thread (2), on which CuPy may work, and of devices that are not its current one.
+    """
+    check_is_plain(tensor)
     tensor = tensor.detach()
+    wait_for_torch(torch, [tensor], tensor.device)
     name = str(tensor.dtype).removeprefix("torch.")
-    if name in _WORDS:
-        words = torch.int16 if name == "bfloat16" else torch.uint8
-        array = cupy.from_dlpack(tensor.view(words)).view(as_dtype(name))
-    else:
-        array = cupy.from_dlpack(tensor)
-    ours = _other_stream(torch, cupy, tensor.device)
-    if ours is not None:
-        tensor.record_stream(ours)
-    return array
+    if name not in _WORDS:
+        return cupy.from_dlpack(torch.utils.dlpack.to_dlpack(tensor))
+    words = tensor.view(torch.int16 if name == "bfloat16" else torch.uint8)
+    return cupy.from_dlpack(torch.utils.dlpack.to_dlpack(words)).view(as_dtype(name))
 
 
 def _other_stream(torch: Any, cupy: Any, device: Any) -> Any:

@@ -17,6 +17,7 @@ __all__ = [
     "address_of",
     "as_array",
     "as_dtype",
+    "check_is_plain",
     "check_overlap",
     "device_of",
     "is_on_device",
@@ -122,14 +123,24 @@ def _from_dlpack(x: Any) -> NDArray[Any]:
     return array
 
 
-def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
-    if tensor.device.type != "cpu":
-        raise TypeError(f"expected a tensor on the host, got one on {tensor.device}")
+def check_is_plain(tensor: Any) -> None:
+    """Refuse a PyTorch tensor that is more than its memory: DLPack passes over the sign of a negated one.
+
+    Raises
+    ------
+    TypeError
+    """
     if tensor.is_conj() or tensor.is_neg():
         raise TypeError(
             "expected a tensor whose elements are in memory as they are, got one that is conjugated or "
             "negated when it is read; pass tensor.resolve_conj().resolve_neg()"
         )
+
+
+def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
+    if tensor.device.type != "cpu":
+        raise TypeError(f"expected a tensor on the host, got one on {tensor.device}")
+    check_is_plain(tensor)
     name = str(tensor.dtype).removeprefix("torch.")
     tensor = tensor.detach()
     if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):

@@ -308,3 +308,37 @@ def test_pytorch_waits_for_what_reads_its_tensors(torch, monkeypatch):
     assert kept == []
     cuda_arrays.give_back(["an array of another library"], "cuda:1")
     assert kept == [(1, ["an array of another library"])]
+
+
+def test_a_tensor_reaches_cupy_whatever_stream_and_device_are_current(torch):
+    """PyTorch gives nothing away for stream 2, a thread's default one, nor from what is not current."""
+    from numscope.kernels import cuda_arrays
+
+    class Exporting(Tensor):
+        def detach(self):
+            return self
+
+        is_conj = Tensor.is_neg
+
+        def __dlpack__(self, **options):
+            raise BufferError("per-thread default stream is not supported.")
+
+    torch.utils = types.SimpleNamespace(
+        dlpack=types.SimpleNamespace(to_dlpack=lambda tensor: ("capsule", tensor))
+    )
+    cupy = types.SimpleNamespace(from_dlpack=lambda capsule: capsule)
+    tensor = Exporting((3,), dtype="float32", device=1)
+    assert cuda_arrays._from_torch(tensor, torch, cupy) == ("capsule", tensor)
+    assert torch.waits == [("ours", "theirs")]
+    assert tensor.recorded == ["ours"]
+
+
+@pytest.mark.parametrize("kind", ["conj", "neg"])
+def test_a_tensor_that_is_more_than_its_memory_is_refused(kind):
+    torch = pytest.importorskip("torch")
+    from numscope.kernels import cuda_arrays
+
+    conjugated = torch.tensor([1 + 2j, 3 + 4j]).conj()
+    tensor = conjugated if kind == "conj" else conjugated.imag  # whose sign DLPack passes over
+    with pytest.raises(TypeError, match=r"negated when it is read; pass tensor.resolve_conj"):
+        cuda_arrays._from_torch(tensor, torch, None)
