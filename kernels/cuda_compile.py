@@ -92,8 +92,10 @@ def _prepare_numba() -> Any:
         warnings.filterwarnings("ignore", "The 'generic' unit", DeprecationWarning)
         try:
             from numba import cuda
-        except ImportError as error:
-            raise RuntimeError(f"CUDA kernels need Numba: {error}; {INSTALL}") from error
+        except (AttributeError, ImportError) as error:  # numba-cuda 0.30.3 seeks names that numba 0.66 moved
+            raise RuntimeError(
+                f"CUDA kernels need a numba-cuda that fits Numba: {error}; {INSTALL}"
+            ) from error
         if getattr(cuda, "implementation", "") != "NVIDIA":
             raise RuntimeError(f"CUDA kernels need the package numba-cuda, which is not installed; {INSTALL}")
         lent = "row_stack"

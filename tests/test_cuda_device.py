@@ -180,6 +180,22 @@ def test_kernels_without_cuda_core_name_the_line_that_installs_it(monkeypatch):
         importlib.import_module("numscope.kernels.cuda_launch")
 
 
+def test_a_numba_cuda_that_does_not_fit_numba_names_the_line_that_installs_another(monkeypatch):
+    import numba
+    from numscope.kernels import cuda_compile
+
+    class Unfit:
+        def find_spec(self, name, path, target=None):
+            if name == "numba.cuda":
+                raise AttributeError("module 'numba.cuda.types' has no attribute 'NPDatetime'")
+
+    monkeypatch.setattr(sys, "meta_path", [Unfit(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "numba.cuda", raising=False)
+    monkeypatch.delattr(numba, "cuda", raising=False)
+    with pytest.raises(RuntimeError, match=r"fits Numba: .*'NPDatetime'; pip install 'numscope\[cuda13\]'"):
+        cuda_compile._prepare_numba()
+
+
 def test_importing_numscope_imports_no_cupy():
     code = "import sys, numscope as ns; ns.Workspace().zeros('x', 3); print('cupy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
