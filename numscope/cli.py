@@ -120,8 +120,14 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         type=_device,
         default="cpu",
-        help="cpu; cuda, cuda:N: check a card and time all of it; of the options only --json counts "
-        "(default: cpu)",
+        help="cpu; cuda, cuda:N: check a card and time all of it; of the options only --json and --markdown "
+        "count (default: cpu)",
+    )
+    bench.add_argument(
+        "--markdown",
+        type=writable,
+        metavar="FILE",
+        help="write what is found out about a card as a page with tables (with --device cuda)",
     )
     bench.set_defaults(command=_bench, name="bench")
     return parser
@@ -306,7 +312,10 @@ def _widths(text: str) -> tuple[int, ...]:
 
 def _bench(options: argparse.Namespace) -> int:
     if options.device.startswith("cuda"):
-        return cuda_benchmark.execute(options.device, options.json)
+        return cuda_benchmark.execute(options.device, options.json, options.markdown)
+    if options.markdown is not None:
+        print("numscope bench: error: --markdown is for a card: add --device cuda", file=sys.stderr)
+        return WRONG_ARGUMENTS
     return benchmark.execute(options)
 
 

@@ -1,21 +1,20 @@
 """Everything that is to be known of a card in one command: right, clean, and how fast.
 
-``numscope bench --device cuda``, or ``python -m numscope.cuda_benchmark``. The kernels are first held
-to the host's bits, then run under compute-sanitizer where that is installed; then the main job runs,
-and a PyTorch model whose bfloat16 gradients are summed in float32; then everything is timed
-(`numscope.benchmark.cuda_figures`). PyTorch is optional.
+``numscope bench --device cuda``. The kernels are first held to the host's bits, then run under
+compute-sanitizer where that is installed; then everything is timed (`numscope.benchmark.cuda_figures`);
+then the main job runs, and a PyTorch model whose bfloat16 gradients are summed in float32. PyTorch is
+optional. Each step is a process of its own with a limit of time: one that fails or hangs leaves the card
+and the time to the others, and what was found so far is written after each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
+import platform
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,52 +22,76 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from numscope.arena import Arena
 from numscope.benchmark import cuda_figures as figures
 from numscope.benchmark.cuda_checks import check
-from numscope.benchmark.cuda_figures import Row
+from numscope.benchmark.cuda_commands import run, sanitize
+from numscope.benchmark.cuda_report import Check, Row, as_markdown, as_values, tables
 from numscope.cuda_device import describe, toolchain
 from numscope.device import resolve_device
 from numscope.errors import DeviceUnavailableError
 from numscope.gradients import GradientAccumulator
+from numscope.reporting import as_json
 
-__all__ = ["Row", "as_json", "execute", "main", "table"]
+__all__ = ["execute", "main"]
 
 SANITIZED_SIZES = (0, 1, 33, 2049, 70_001)
-PATIENCE = 1800  # seconds for one tool of the sanitizer, or for the main job
-TOOLKITS = ("/usr/local/cuda",)
-VERSIONS = ("numscope", "numpy", "numba", "torch")
+PACKAGES = ("numscope", "numpy", "numba", "torch")
+DRIVER = Path("/sys/module/nvidia/version")
+WIDTH = 180  # columns, where the output is no terminal
+MOST_FAULTS = 10  # that are named
+DIFFERS = 3  # exit status of a step that ran and found a fault
+
+_KERNELS, _SANITIZED, _MAIN_JOB = "kernels", "sanitized kernels", "main job"
+_SANITIZER = dict.fromkeys(("memcheck", "racecheck"), 150.0)
+
+LIMITS = {
+    _KERNELS: 300.0,
+    **_SANITIZER,
+    **dict.fromkeys(("1 GiB", "many blobs", "Python", "small", "resnet50", "gpt2"), 90.0),
+    _MAIN_JOB: 120.0,
+    "PyTorch model": 90.0,
+}
+"""The steps in their order, and the seconds that each has: all that is usual several times over."""
+
+_Found = list[Check | Row]
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Return a table of figures, for a terminal or a text file."""
-    shown = Table("what", "us", "GB/s", "speed-up over", "holds", title="numscope on a CUDA device")
-    for row in rows:
-        peers = [f"{name} {seconds / row.seconds:.2f}" for name, seconds in row.peers.items()]
-        wanted = [f"(at least {least:.2f})" if (least := row.wanted.get(name)) else "" for name in row.peers]
-        texts = [f"{peer} {least}".strip() for peer, least in zip(peers, wanted, strict=True)]
-        if row.limit:
-            texts.append(f"at most {row.limit * 1e6:.1f} us")
-        shown.add_row(
-            row.name,
-            f"{row.seconds * 1e6:.1f}",
-            f"{row.bandwidth / 1e9:.0f}" if row.nbytes else "",
-            ", ".join(texts),
-            "yes" if row.holds else "NO",
-        )
-    return shown
+@dataclass
+class _Record:
+    """What was found so far, and what is still to be done."""
+
+    facts: dict[str, Any]
+    left: list[str]
+    checks: list[Check] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, found: _Found) -> None:
+        self.checks += [one for one in found if isinstance(one, Check)]
+        self.rows += [one for one in found if isinstance(one, Row)]
+
+    def json(self) -> str:
+        return as_json({**as_values(self.facts, self.checks, self.rows), "steps_not_done": self.left}) + "\n"
+
+    def markdown(self) -> str:
+        left = {"steps not done": ", ".join(self.left)} if self.left else {}
+        return as_markdown({**self.facts, **left}, self.checks, self.rows)
 
 
-def as_json(rows: Sequence[Row], checks: Mapping[str, Any]) -> dict[str, Any]:
-    """Return versions, checks and figures as plain values."""
+def _facts(device: str) -> dict[str, Any]:
+    """Return what a reader must know of the machine."""
+    state = describe()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cuda": asdict(describe()),
-        "versions": {name: _version(name) for name in VERSIONS} | toolchain(),
-        "checks": dict(checks),
-        "figures": [{**asdict(row), "bandwidth": row.bandwidth, "holds": row.holds} for row in rows],
+        "command": f"numscope bench --device {device}",
+        "card": state.cards[int(device.partition(":")[2])],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "driver": DRIVER.read_text().strip() if DRIVER.exists() else None,
+        "cuda": {"driver": state.driver, "runtime": state.runtime},
+        "versions": {name: _version(name) for name in PACKAGES} | state.versions | toolchain(),
     }
 
 
@@ -79,39 +102,29 @@ def _version(package: str) -> str | None:
         return None
 
 
-# --- checks --------------------------------------------------------------------------------------
+# --- steps, each in a process of its own -----------------------------------------------------------
 
 
-def _sanitizer() -> str | None:
-    """Find compute-sanitizer: on the path, or where CUDA's toolkit puts it."""
-    roots = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    folders = [str(Path(root) / "bin") for root in (*roots, *TOOLKITS) if root]
-    return shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
+def _check_kernels(cupy: Any, torch: Any, device: str) -> _Found:
+    return [_named(check(cupy))]
 
 
-def _sanitize(device: str) -> dict[str, str]:
-    """Run the table of checks under compute-sanitizer; say so where it is not installed."""
-    tool = _sanitizer()
-    if tool is None:
-        return {"compute-sanitizer": "not installed (it comes with the CUDA toolkit)"}
-    module = [sys.executable, "-m", "numscope.cuda_benchmark", "--check-only", "--device", device]
-    return {
-        kind: _ran([tool, "--tool", kind, "--error-exitcode", "9", *module], "0 errors")
-        for kind in ("memcheck", "racecheck")
-    }
+def _check_sanitized(cupy: Any, torch: Any, device: str) -> _Found:
+    cupy.cuda.set_allocator(None)  # a pool would hide accesses beyond an array from the sanitizer
+    return [_named(check(cupy, sizes=SANITIZED_SIZES))]
 
 
-def _ran(command: Sequence[str], success: str) -> str:
-    """Run a command; return what to say of it."""
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return f"FAILED: not done after {PATIENCE} seconds"
-    return success if run.returncode == 0 else f"FAILED: {run.stdout[-2000:]}{run.stderr[-2000:]}"
+def _named(found: list[str]) -> Check:
+    *faults, count = found
+    text = "; ".join([count, *faults[:MOST_FAULTS]])
+    return Check("kernels and statistics have the host's bits", text, not faults)
 
 
-def _train_torch(torch: Any, device: str) -> str:
+def _train_torch(cupy: Any, torch: Any, device: str) -> _Found:
     """Accumulate the bfloat16 gradients of a PyTorch model in a float32 arena; compare with float64."""
+    name = "PyTorch model: bfloat16 gradients in a float32 arena"
+    if torch is None:
+        return [Check(name, "PyTorch is not installed, or sees no CUDA device", None)]
     model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 64))
     model = model.to(device=device, dtype=torch.bfloat16)
     parameters = dict(model.named_parameters())
@@ -123,25 +136,113 @@ def _train_torch(torch: Any, device: str) -> str:
             model.zero_grad()
             model(torch.randn(32, 256, device=device, dtype=torch.bfloat16)).square().mean().backward()
             sums.add({name: p.grad for name, p in parameters.items()}, weight=weight, skip_nonfinite=True)
-            for name, p in parameters.items():
-                exact[name] += weight / 12 * p.grad.double().cpu().numpy()
+            for parameter, p in parameters.items():
+                exact[parameter] += weight / 12 * p.grad.double().cpu().numpy()
         sums.finish()
-        off = {name: float(np.abs(sums[name].get() - total).max()) for name, total in exact.items()}
+        off = {
+            parameter: float(np.abs(sums[parameter].get() - total).max() / np.abs(total).max())
+            for parameter, total in exact.items()
+        }
         del sums
-    wrong = [name for name, total in exact.items() if not off[name] <= 1e-6 * float(np.abs(total).max())]
-    return f"FAILED: {wrong[0]} is off by {off[wrong[0]]}" if wrong else "exact to float32"
+    worst = max(off, key=off.__getitem__)
+    return [Check(name, f"{worst} is off by {off[worst]:.1e} of its largest", max(off.values()) <= 1e-6)]
 
 
-# --- the command ---------------------------------------------------------------------------------
+STEPS: dict[str, Callable[[Any, Any, str], _Found]] = {
+    _KERNELS: _check_kernels,
+    _SANITIZED: _check_sanitized,
+    "1 GiB": lambda cupy, torch, device: [*figures.large(cupy, torch, device)],
+    "many blobs": lambda cupy, torch, device: [*figures.splits(cupy, device)],
+    "Python": lambda cupy, torch, device: [*figures.host_times(cupy, device)],
+    "small": lambda cupy, torch, device: [*figures.sets(cupy, torch, ["small"])],
+    "resnet50": lambda cupy, torch, device: [*figures.sets(cupy, torch, ["resnet50"])],
+    "gpt2": lambda cupy, torch, device: [*figures.sets(cupy, torch, ["gpt2"])],
+    "PyTorch model": _train_torch,
+}
+"""What runs in this module's own processes."""
 
 
-def execute(device: str = "cuda", json_file: str | None = None) -> int:
-    """Check and time a card, print the table, and write JSON to a file; to standard output for ``"-"``.
+def _run_here(step: str, device: str) -> _Found:
+    """Do a step in this process."""
+    import cupy
+
+    number = int(device.partition(":")[2])
+    with cupy.cuda.Device(number):
+        try:
+            return STEPS[step](cupy, _torch(number), device)
+        except MemoryError as error:  # also of a card
+            return [Check(step, f"out of memory: {error}", None)]
+
+
+def _torch(number: int) -> Any:
+    """Return PyTorch if it can use the card."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.set_device(number)
+    return torch
+
+
+def _as_text(found: _Found) -> str:
+    return json.dumps([[type(one).__name__, asdict(one)] for one in found])
+
+
+def _from_text(text: str) -> _Found:
+    """Read what a step found from its output, where libraries may have had their say as well."""
+    kinds: dict[str, Callable[..., Check | Row]] = {"Check": Check, "Row": Row}
+    line = next(line for line in reversed(text.splitlines()) if line.startswith("[["))
+    return [kinds[kind](**values) for kind, values in json.loads(line)]
+
+
+# --- the command -----------------------------------------------------------------------------------
+
+
+def _do(step: str, device: str) -> _Found:
+    """Do a step in a process of its own; it never fails."""
+    limit = LIMITS[step]
+    if step in _SANITIZER:
+        return [sanitize(step, _command(_SANITIZED, device), limit)]
+    if step == _MAIN_JOB:
+        return [_run_main_job(device, limit)]
+    done = run(_command(step, device), limit)
+    if done.status in (0, DIFFERS):
+        return _from_text(done.output)
+    return [Check(step, done.trouble, False)]
+
+
+def _command(step: str, device: str) -> list[str]:
+    return [sys.executable, "-m", "numscope.cuda_benchmark", "--step", step, "--device", device]
+
+
+def _run_main_job(device: str, limit: float) -> Check:
+    command = [sys.executable, "-m", "numscope", "run", "--device", device, "--steps", "20", "--json"]
+    done = run(command, limit)
+    name = "numscope run, 20 steps"
+    if done.status != 0:
+        return Check(name, done.trouble, False)
+    found = json.loads(done.output)
+    rate, off = found["examples_per_second"] or 0.0, found["largest_difference"] or 0.0
+    text = f"test accuracy {found['accuracy']:.4f}, {rate:,.0f} examples/s, gradients off by {off:.1e}"
+    return Check(name, text, True)
+
+
+def execute(device: str = "cuda", json_file: str | None = None, markdown_file: Path | None = None) -> int:
+    """Check and time a card, print tables, and write JSON to a file; to standard output for ``"-"``.
+
+    Parameters
+    ----------
+    device : str
+    json_file : str, optional
+    markdown_file : Path, optional
+        Written after each step: what ends the command leaves what was found so far.
 
     Returns
     -------
     int
-        0; 1 where a check failed. A figure that does not hold is no failure.
+        0; 1 where a check failed. A figure that is missed is no failure.
 
     Raises
     ------
@@ -151,57 +252,46 @@ def execute(device: str = "cuda", json_file: str | None = None) -> int:
     name = resolve_device(device).name
     if not name.startswith("cuda"):
         raise DeviceUnavailableError(f"this benchmark is for a CUDA device, got {device!r}")
-    import cupy
-
-    try:
-        import torch
-    except ImportError:
-        torch = None
-    if torch is not None and not torch.cuda.is_available():
-        torch = None
     console = Console(stderr=json_file == "-")
-    with cupy.cuda.Device(int(name.partition(":")[2])):
-        main_job = [sys.executable, "-m", "numscope", "run", "--device", name, "--steps", "20"]
-        checks: dict[str, Any] = {
-            "host's bits": check(cupy),
-            **_sanitize(name),
-            "numscope run": _ran(main_job, "ran"),
-            "PyTorch model": _train_torch(torch, name) if torch else "PyTorch has no CUDA device",
-        }
-        console.print(checks)
-        rows = [
-            *figures.large(cupy, torch, name),
-            *figures.splits(cupy, name),
-            *figures.host_times(cupy, name),
-            *figures.sets(cupy, torch),
-        ]
-    console.print(table(rows))
-    text = json.dumps(as_json(rows, checks), indent=1) + "\n"
-    if json_file == "-":
-        sys.stdout.write(text)
-    elif json_file is not None:
-        Path(json_file).write_text(text)
-    failed = len(checks["host's bits"]) > 1 or any(str(text).startswith("FAILED") for text in checks.values())
-    return int(failed)
+    if not console.is_terminal:
+        console.width = WIDTH
+    record = _Record(_facts(name), list(LIMITS))
+    for fact, value in record.facts.items():
+        console.print(escape(f"{fact}: {value}"), highlight=False)
+    try:
+        while record.left:
+            step = record.left[0]
+            console.print(escape(f"{step} (at most {LIMITS[step]:.0f} s) ..."), highlight=False)
+            found = _do(step, name)
+            record.add(found)
+            del record.left[0]
+            for one in found:
+                console.print(escape(f"  {one.name}: {one.verdict or 'done'}"), highlight=False)
+            _write(record, json_file, markdown_file)
+    finally:
+        for table in tables(record.checks, record.rows):
+            console.print(table)
+        if json_file == "-":
+            sys.stdout.write(record.json())
+    return int(any(one.passed is False for one in record.checks))
+
+
+def _write(record: _Record, json_file: str | None, markdown_file: Path | None) -> None:
+    if json_file not in (None, "-"):
+        Path(str(json_file)).write_text(record.json(), encoding="utf-8")
+    if markdown_file is not None:
+        markdown_file.write_text(record.markdown(), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="numscope.cuda_benchmark", description=__doc__)
-    parser.add_argument("--device", default="cuda", help="cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write versions, checks and figures there")
-    parser.add_argument("--check-only", action="store_true", help="compare with the host, and nothing else")
+    """Do one step, and write what is found as a line of JSON."""
+    parser = argparse.ArgumentParser(prog="numscope.cuda_benchmark", description=main.__doc__)
+    parser.add_argument("--device", required=True, help="cuda:N")
+    parser.add_argument("--step", required=True, choices=tuple(STEPS))
     options = parser.parse_args(arguments)
-    if options.check_only:
-        name = resolve_device(options.device).name
-        import cupy
-
-        cupy.cuda.set_allocator(None)  # a pool would hide accesses beyond an array from the sanitizer
-        with cupy.cuda.Device(int(name.partition(":")[2])):
-            found = check(cupy, sizes=SANITIZED_SIZES)
-        print("\n".join(found))
-        return int(len(found) > 1)
-    return execute(options.device, options.json)
+    found = _run_here(options.step, resolve_device(options.device).name)
+    print(_as_text(found))
+    return DIFFERS if any(isinstance(one, Check) and one.passed is False for one in found) else 0
 
 
 if __name__ == "__main__":
