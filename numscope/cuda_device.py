@@ -171,7 +171,8 @@ def pinned_block(nbytes: int) -> Any:
     import cupy
 
     try:
-        return cupy.cuda.alloc_pinned_memory(nbytes)
+        # CuPy's pool would round up to a power of two: of 1 GiB and a byte it makes 2 GiB.
+        return cupy.cuda.PinnedMemory(nbytes, cupy.cuda.runtime.hostAllocPortable)
     except (MemoryError, cupy.cuda.runtime.CUDARuntimeError) as error:
         raise ArenaExhausted(
             f"the system does not pin {format_size(nbytes)} ({nbytes} bytes) of host memory: {error}. "

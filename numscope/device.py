@@ -88,7 +88,7 @@ class HostMemory(Memory):
 
 
 class PinnedMemory(HostMemory):
-    """Page-locked memory of the host, from CuPy's pinned pool: all of it is there from the beginning."""
+    """Page-locked memory of the host: all of it is there from the beginning."""
 
     def __init__(self, nbytes: int) -> None:
         self._block = pinned_block(nbytes + ALIGNMENT)

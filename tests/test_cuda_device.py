@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 import numscope as ns
@@ -17,6 +18,8 @@ from numscope.inventory import take_inventory
 
 class FakeRuntime(types.ModuleType):
     """CUDA's answers about itself; anything that would make a context is not there to be called."""
+
+    hostAllocPortable = 1  # noqa: N815 - CUDA's name
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -170,6 +173,24 @@ def test_pinned_memory_is_for_a_device(pretend):
         ns.Arena("1 MiB", pinned=True)
     with pytest.raises(ns.BindingError, match='only memory of device "cpu" can be pinned'):
         ns.Arena("1 MiB", device="null", pinned=True)
+
+
+def test_no_more_memory_is_pinned_than_an_arena_needs(pretend):
+    pretend(FakeRuntime())
+    made = []
+
+    class PinnedMemory:
+        def __init__(self, nbytes, flags=0):
+            self.buffer = np.empty(nbytes, np.uint8)
+            self.ptr = self.buffer.ctypes.data
+            made.append(nbytes)
+
+    cuda = sys.modules["cupy"].cuda
+    cuda.PinnedMemory = PinnedMemory
+    cuda.alloc_pinned_memory = lambda nbytes: PinnedMemory(1 << (nbytes - 1).bit_length())  # as CuPy's pool
+    arena = ns.Arena("1 MiB", pinned=True)
+    ns.Workspace(arena=arena).zeros("x", 1 << 18)
+    assert 1 << 20 <= made[0] <= (1 << 20) + 4096
 
 
 def test_kernels_without_cuda_core_name_the_line_that_installs_it(monkeypatch):
