@@ -201,7 +201,7 @@ def _from_text(text: str) -> _Found:
 
 
 def _do(step: str, device: str) -> _Found:
-    """Do a step in a process of its own; it never fails."""
+    """Do a step in a process of its own."""
     limit = LIMITS[step]
     if step in _SANITIZER:
         return [sanitize(step, _command(_SANITIZED, device), limit)]
@@ -266,7 +266,7 @@ def execute(device: str = "cuda", json_file: str | None = None, markdown_file: P
             record.add(found)
             del record.left[0]
             for one in found:
-                console.print(escape(f"  {one.name}: {one.verdict or 'done'}"), highlight=False)
+                console.print(escape("  " + "  ".join(filter(None, one.texts))), highlight=False)
             _write(record, json_file, markdown_file)
     finally:
         for table in tables(record.checks, record.rows):

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import numscope as ns
 from numscope import cli, cuda_benchmark
-from numscope.benchmark import cuda_commands, cuda_figures
+from numscope.benchmark import cuda_checks, cuda_commands, cuda_figures
 from numscope.benchmark.cuda_report import Check, Row, as_markdown, tables
 from numscope.benchmark.cuda_timing import Times, fitting
 
@@ -89,7 +89,8 @@ def test_a_step_that_fails_leaves_the_others_and_the_exit_status_says_so(command
     assert [row["reached"] for row in values["figures"]] == [False]
     assert values["steps_not_done"] == []
     assert "FAILED" in command.page.read_text()
-    assert "racecheck: FAILED" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "FAILED" in out.partition("b (at most")[0]  # as soon as it is known
 
 
 def test_missed_figures_and_what_cannot_be_run_here_are_no_failure(command):
@@ -255,6 +256,14 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path):
     assert _ends(int(file.read_text()))
 
 
+def test_a_tool_for_another_processor_is_no_failure(sanitizer):
+    sanitizer("", 0)
+    with open(cuda_commands.find_sanitizer(), "wb") as file:
+        file.write(b"\x7fELF of another kind")
+    check = cuda_commands.sanitize("memcheck", ["true"], 5)
+    assert (check.passed, "Exec format error" in check.found) == (None, True)
+
+
 def _ends(number):
     """Tell whether a process ends within a second; one that is dead may wait to be collected."""
     for _ in range(100):
@@ -281,6 +290,10 @@ class HostArray(np.ndarray):
 
     def set(self, values):
         self[...] = values
+
+    def __setitem__(self, place, values):
+        assert place is ..., "CuPy would compile a kernel for this"
+        super().__setitem__(place, values)
 
 
 @pytest.fixture
@@ -357,6 +370,14 @@ def test_the_pieces_of_a_split_are_as_many_as_it_says(cupy, monkeypatch):
     assert pieces[2] > 9990
     assert [row.name for row in rows] == [f"accumulate, 4.00 MiB in {n}" for n in ("1", "100", "10,000")]
     assert {row.verdict for row in rows} == {"reached"}
+
+
+def test_arrays_come_to_the_card_without_a_kernel_of_cupy(cupy):
+    """And end where their memory does, so that the sanitizer sees what is beyond."""
+    array = np.arange(5, dtype="float32")
+    moved = cuda_checks._on_card(cupy, array, 3)
+    assert moved.tolist() == array.tolist()
+    assert cuda_checks._on_card(cupy, array[:0], 1).size == 0
 
 
 @pytest.mark.cuda

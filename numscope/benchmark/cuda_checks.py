@@ -1,4 +1,8 @@
-"""Hold the kernels on a card to the host's bits: the table that a benchmark's figures rest on."""
+"""Hold the kernels on a card to the host's bits: the table that a benchmark's figures rest on.
+
+They are called one by one, and by gradient accumulators: those round in all ways, and leave a
+micro-batch out on the card alone.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from numscope import kernels
+from numscope.arena import Arena
+from numscope.gradients import GradientAccumulator
 
 __all__ = ["check"]
 
@@ -18,6 +24,14 @@ FLOATS = tuple(map(np.dtype, ("float16", ml_dtypes.bfloat16, "float32", "float64
 STORED = tuple(map(np.dtype, (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)))
 SIZES = (0, 1, 3, 4, 5, 31, 32, 33, 2047, 2049, 65535, 65536, 65537)
 OFFSETS = (0, 1, 3)  # elements behind an aligned address
+ACCUMULATORS: tuple[dict[str, Any], ...] = (
+    {"dtype": "float32"},
+    {"dtype": "float64"},
+    {"dtype": "float16"},
+    {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "rounding": "stochastic", "seed": 3},
+    {"dtype": "bfloat16", "rounding": "compensated"},
+)
 
 
 _Case = tuple[str, Any, Any, Any, Any]  # name, what was written there and here, statistics there and here
@@ -34,7 +48,11 @@ def check(cupy: Any, *, sizes: tuple[int, ...] = SIZES) -> list[str]:
     faults, count = [], 0
     stored = [dtype for dtype in STORED if _holds(cupy, dtype)]
     for case, on_card, on_host, found, expected in chain(
-        _elementwise(cupy, sizes), _casts(cupy, stored, sizes), _lists(cupy, sizes), _scattered(cupy)
+        _elementwise(cupy, sizes),
+        _casts(cupy, stored, sizes),
+        _lists(cupy, sizes),
+        _scattered(cupy),
+        _accumulated(cupy),
     ):
         count += 1
         if not _same(on_card.get(), on_host) or repr(found) != repr(expected):
@@ -113,6 +131,35 @@ def _scattered(cupy: Any) -> Iterator[_Case]:
         for n, width in enumerate(widths):
             name = f"scatter_add of a list of {of.name} into {to.name}, rows of {width}"
             yield name, there[n].ravel(), here[n].ravel(), None, None
+
+
+def _accumulated(cupy: Any) -> Iterator[_Case]:
+    """Accumulate micro-batches of each float type, with one that is skipped, over two steps."""
+    rng = np.random.default_rng(4)
+    shapes = {"matrix": (40, 33), "bias": (7,), "empty": (0, 3)}
+    card = f"cuda:{cupy.cuda.runtime.getDevice()}"
+    for options, dtype in itertools.product(ACCUMULATORS, FLOATS):
+        here, there = (
+            GradientAccumulator(shapes, arena=Arena("64 KiB", device=device), **options)
+            for device in ("cpu", card)
+        )
+        for step in range(2):
+            for weight in (3, 1, 4):
+                gradients = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+                if weight == 1:
+                    gradients["bias"][3] = np.nan
+                moved = {
+                    name: _on_card(cupy, array.ravel(), 0).reshape(array.shape)
+                    for name, array in gradients.items()
+                }
+                here.add(gradients, weight=weight, skip_nonfinite=True)
+                there.add(moved, weight=weight, skip_nonfinite=True)
+            expected, found = here.finish(max_norm=1.0), there.finish(max_norm=1.0)
+            for name in shapes:
+                case = f"{name} of {dtype.name} accumulated, {options}, step {step}"
+                yield case, there[name].ravel(), np.array(here[name]).ravel(), found, expected
+            here.reset()
+            there.reset()
 
 
 def _values(rng: np.random.Generator, size: int, dtype: np.dtype[Any]) -> Any:

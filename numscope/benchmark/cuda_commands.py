@@ -20,6 +20,7 @@ __all__ = ["Finished", "find_sanitizer", "run", "sanitize"]
 TOOLKITS = ("/usr/local/cuda",)
 PACKAGES = ("nvidia/cu13",)  # in pip's package for CUDA 12 the tool is not executable
 INSTALL = "pip install nvidia-cuda-sanitizer-api (for CUDA 12: the CUDA toolkit)"
+CANNOT_START = 126  # as shells have it
 _LONGEST = 1500  # characters of a failed command's output that are shown
 
 
@@ -55,15 +56,18 @@ def run(command: Sequence[str], limit: float) -> Finished:
 
     Killing the sanitizer alone would leave the program that it looks at on the card.
     """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:  # a tool for another processor
+        return Finished(CANNOT_START, "", str(error), limit)
     try:
         output, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:

@@ -38,6 +38,11 @@ class Check:
         """One or two words for a table."""
         return {True: "passed", False: "FAILED", None: "not run"}[self.passed]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The cells of a table."""
+        return self.name, self.found, self.verdict
+
 
 @dataclass(frozen=True)
 class Row:
@@ -107,7 +112,7 @@ class Row:
 
 def _parts(checks: Iterable[Check], rows: Iterable[Row]) -> dict[str, list[tuple[str, ...]]]:
     return {
-        "checks": [(check.name, check.found, check.verdict) for check in checks],
+        "checks": [check.texts for check in checks],
         "figures": [row.texts for row in rows],
     }
 
