@@ -11,12 +11,23 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import cupy
 
-__all__ = ["current", "given", "keep", "key", "on_device", "ordinal", "others", "resolve", "wait_for"]
+__all__ = [
+    "current",
+    "given",
+    "keep",
+    "key",
+    "on_device",
+    "on_stream",
+    "ordinal",
+    "others",
+    "resolve",
+    "wait_for",
+]
 
 _runtime = cupy.cuda.runtime
 _PER_THREAD = 2  # CUDA's handles up to this one are streams that are always there, on every device
@@ -101,11 +112,22 @@ def keep(device: int, objects: object) -> None:
 
 
 @contextmanager
-def given(stream: Any, device: str) -> Iterator[None]:
-    """Make a stream CuPy's current one, on a device: what an argument ``stream=`` means; see `resolve`."""
-    ours = resolve(stream, device)
-    with on_device(ordinal(device)), ours:
-        yield
+def on_stream(stream: Any, device: int) -> Iterator[None]:
+    """Make a stream of CuPy its current one, on a device, and then the one before again."""
+    with on_device(device):
+        before = cupy.cuda.get_current_stream()
+        try:
+            with stream:
+                yield
+        finally:
+            # CuPy 14 returns to the stream of the block around this one and forgets Stream.use (cupy#8377).
+            if cupy.cuda.get_current_stream() is not before:
+                before.use()
+
+
+def given(stream: Any, device: str) -> AbstractContextManager[None]:
+    """Return a context in which a stream is CuPy's current one: what ``stream=`` means; see `resolve`."""
+    return on_stream(resolve(stream, device), ordinal(device))
 
 
 def resolve(stream: Any, device: str) -> Any:

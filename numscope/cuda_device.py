@@ -281,7 +281,7 @@ class CudaDevice(Device):
             ours = known.resolve(stream, self.name)
         except (TypeError, ValueError) as error:
             raise BindingError(str(error)) from None
-        with known.on_device(self.number), ours:
+        with known.on_stream(ours, self.number):
             yield
 
     def fill(self, array: Any, value: np.ndarray[Any, Any]) -> None:

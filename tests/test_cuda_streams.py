@@ -180,6 +180,42 @@ def test_the_device_of_a_stream_is_found_out(monkeypatch):
         cuda_streams.resolve(stream, "cuda:0")
 
 
+class CupyStream:
+    """A stream of CuPy 14: `use` is forgotten by a block that is left."""
+
+    current, blocks = [], []
+    ptr = device_id = 0
+
+    def use(self):
+        self.current[:] = [self]
+
+    def __enter__(self):
+        self.blocks.append(self)
+        self.use()
+
+    def __exit__(self, *exception):
+        self.blocks.pop()
+        self.blocks[-1].use()
+
+
+def test_the_stream_before_is_current_again_however_it_became_so(monkeypatch):
+    cupy = pytest.importorskip("cupy")
+    from numscope.kernels import cuda_streams
+
+    null, used, ours = (CupyStream() for _ in range(3))
+    monkeypatch.setattr(CupyStream, "blocks", [null])
+    monkeypatch.setattr(cuda_streams, "on_device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(cuda_streams, "resolve", lambda stream, device: stream)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: CupyStream.current[0])
+    used.use()
+    with cuda_streams.given(ours, "cuda:0"):
+        assert CupyStream.current == [ours]
+    assert CupyStream.current == [used]
+    with pytest.raises(ZeroDivisionError), null, cuda_streams.on_stream(ours, 0):
+        raise ZeroDivisionError
+    assert CupyStream.current == [null]
+
+
 def test_arrays_without_a_device_take_no_stream():
     with pytest.raises(ValueError, match="stream= is for arrays on a CUDA device, these are not"):
         kernels.zero([np.zeros(3)], stream=object())
