@@ -12,8 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -140,7 +143,7 @@ def _train_torch(cupy: Any, torch: Any, device: str) -> _Found:
                 exact[parameter] += weight / 12 * p.grad.double().cpu().numpy()
         sums.finish()
         off = {
-            parameter: float(np.abs(sums[parameter].get() - total).max() / np.abs(total).max())
+            parameter: float(np.abs(cupy.asnumpy(sums[parameter]) - total).max() / np.abs(total).max())
             for parameter, total in exact.items()
         }
         del sums
@@ -178,7 +181,7 @@ def _torch(number: int) -> Any:
     """Return PyTorch if it can use the card."""
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):  # a library that it is linked to is missing
         return None
     if not torch.cuda.is_available():
         return None
@@ -259,21 +262,35 @@ def execute(device: str = "cuda", json_file: str | None = None, markdown_file: P
     for fact, value in record.facts.items():
         console.print(escape(f"{fact}: {value}"), highlight=False)
     try:
-        while record.left:
-            step = record.left[0]
-            console.print(escape(f"{step} (at most {LIMITS[step]:.0f} s) ..."), highlight=False)
-            found = _do(step, name)
-            record.add(found)
-            del record.left[0]
-            for one in found:
-                console.print(escape("  " + "  ".join(filter(None, one.texts))), highlight=False)
-            _write(record, json_file, markdown_file)
+        with _termination_interrupts():
+            while record.left:
+                step = record.left[0]
+                console.print(escape(f"{step} (at most {LIMITS[step]:.0f} s) ..."), highlight=False)
+                found = _do(step, name)
+                record.add(found)
+                del record.left[0]
+                for one in found:
+                    console.print(escape("  " + "  ".join(filter(None, one.texts))), highlight=False)
+                _write(record, json_file, markdown_file)
     finally:
         for table in tables(record.checks, record.rows):
             console.print(table)
         if json_file == "-":
             sys.stdout.write(record.json())
     return int(any(one.passed is False for one in record.checks))
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Take SIGTERM, as `timeout` sends it, for Ctrl-C: else the step under way would stay on the card."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(record: _Record, json_file: str | None, markdown_file: Path | None) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import time
 import types
@@ -98,10 +99,11 @@ def test_missed_figures_and_what_cannot_be_run_here_are_no_failure(command):
     assert command.run(lambda step, device: found, a=1) == 0
 
 
-def test_an_interrupted_command_leaves_what_it_found(command, capsys):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_what_it_found(command, capsys, ending):
     def do(step, device):
         if step == "b":
-            raise KeyboardInterrupt
+            signal.raise_signal(ending)
         return ROWS
 
     with pytest.raises(KeyboardInterrupt):
@@ -148,6 +150,15 @@ def test_too_little_memory_leaves_a_step_out(monkeypatch):
     assert (check.verdict, check.found) == ("not run", "out of memory: gpt2 takes 1.9 GiB")
 
 
+def test_the_model_of_pytorch_is_summed_right():
+    torch = pytest.importorskip("torch")
+    cupy = types.SimpleNamespace(asnumpy=np.asarray)
+    [check] = cuda_benchmark._train_torch(cupy, torch, "cpu")
+    assert (check.verdict, "of its largest" in check.found) == ("passed", True)
+    [check] = cuda_benchmark._train_torch(cupy, None, "cpu")
+    assert check.verdict == "not run"
+
+
 def test_only_some_faults_are_named():
     check = cuda_benchmark._named([f"case {n}" for n in range(3000)] + ["9000 cases, 3000 differ"])
     assert not check.passed
@@ -166,6 +177,14 @@ def test_without_a_card_it_says_what_is_missing(device):
 def test_the_command_line_says_so_too(capsys):
     assert cli.main(["bench", "--device", "cuda"]) == 1
     assert 'numscope bench: error: device "cuda" cannot be used' in capsys.readouterr().err
+
+
+def test_the_command_line_says_where_to_write(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(cuda_benchmark, "execute", lambda *arguments: seen.append(arguments) or 0)
+    page = tmp_path / "card.md"
+    assert cli.main(["bench", "--device", "cuda:1", "--json", "--markdown", str(page)]) == 0
+    assert seen == [("cuda:1", "-", page)]
 
 
 def test_the_page_is_for_a_card(capsys, tmp_path):
@@ -370,6 +389,28 @@ def test_the_pieces_of_a_split_are_as_many_as_it_says(cupy, monkeypatch):
     assert pieces[2] > 9990
     assert [row.name for row in rows] == [f"accumulate, 4.00 MiB in {n}" for n in ("1", "100", "10,000")]
     assert {row.verdict for row in rows} == {"reached"}
+
+
+def test_every_row_of_a_set_has_both_peers(cupy, monkeypatch):
+    torch = pytest.importorskip("torch")
+    cupy.stack = np.stack
+    cupy.cuda.runtime.getDeviceProperties = lambda number: {"l2CacheSize": 1 << 20}
+    monkeypatch.setitem(cuda_figures.SETS, "small", lambda: [(500, 100), (3, 5), (7,)])
+    found = cuda_figures.sets(cupy, torch, ["small"])
+    assert [row.name for row in found] == ["small: add", "small: zero", "small: add, norm, check"]
+    for row in found:
+        assert row.peers.keys() == row.wanted.keys() == {"torch", "cupy"}
+        assert row.verdict == "reached"
+    without = cuda_figures.sets(cupy, None, ["small"])
+    assert [row.verdict for row in without] == ["not compared"] * 3
+
+
+def test_the_passes_of_pytorch_add_bfloat16_to_float32(cupy):
+    torch = pytest.importorskip("torch")
+    words = np.array([0x3F80, 0x4000], np.uint16)  # 1 and 2 as bfloat16
+    target = np.array([1, 1], np.float32)
+    cuda_figures._torch_passes(torch, target, words)(0)
+    np.testing.assert_allclose(target, [1.001, 1.002], rtol=1e-6)
 
 
 def test_arrays_come_to_the_card_without_a_kernel_of_cupy(cupy):
