@@ -397,12 +397,13 @@ def test_every_row_of_a_set_has_both_peers(cupy, monkeypatch):
     cupy.cuda.runtime.getDeviceProperties = lambda number: {"l2CacheSize": 1 << 20}
     monkeypatch.setitem(cuda_figures.SETS, "small", lambda: [(500, 100), (3, 5), (7,)])
     found = cuda_figures.sets(cupy, torch, ["small"])
-    assert [row.name for row in found] == ["small: add", "small: zero", "small: add, norm, check"]
-    for row in found:
+    assert [row.name for row in found[:-1]] == ["small: add", "small: zero", "small: add, norm, check"]
+    assert found[-1].peers.keys() == {"torch", "cupy"}
+    for row in found[:-1]:
         assert row.peers.keys() == row.wanted.keys() == {"torch", "cupy"}
         assert row.verdict == "reached"
     without = cuda_figures.sets(cupy, None, ["small"])
-    assert [row.verdict for row in without] == ["not compared"] * 3
+    assert [row.verdict for row in without] == [*["not compared"] * 3, ""]
 
 
 def test_the_passes_of_pytorch_add_bfloat16_to_float32(cupy):
@@ -411,6 +412,28 @@ def test_the_passes_of_pytorch_add_bfloat16_to_float32(cupy):
     target = np.array([1, 1], np.float32)
     cuda_figures._torch_passes(torch, target, words)(0)
     np.testing.assert_allclose(target, [1.001, 1.002], rtol=1e-6)
+
+
+def test_a_part_of_the_table_that_ends_early_leaves_the_others(monkeypatch):
+    def stop(*arguments):
+        yield "one", cupy_array, np.ones(3), None, None
+        raise RuntimeError("cudaErrorInvalidValue")
+
+    def differ(*arguments):
+        yield "two", cupy_array, np.zeros(3), None, None
+
+    cupy_array = types.SimpleNamespace(get=lambda: np.ones(3))
+    for part in ("casts", "lists", "scattered", "accumulated"):
+        monkeypatch.setattr(
+            cuda_checks, f"_{part}", differ if part == "scattered" else lambda *parts: iter(())
+        )
+    monkeypatch.setattr(cuda_checks, "_elementwise", stop)
+    monkeypatch.setattr(cuda_checks, "_holds", lambda cupy, dtype: True)
+    assert cuda_checks.check(None) == [
+        "single arrays ended after 1 cases: RuntimeError: cudaErrorInvalidValue",
+        "two: the card has None, the host None",
+        "2 cases, 2 differ",
+    ]
 
 
 def test_arrays_come_to_the_card_without_a_kernel_of_cupy(cupy):

@@ -206,6 +206,8 @@ def sets(cupy: Any, torch: Any, names: Sequence[str] = tuple(SETS)) -> list[Row]
             rows.append(
                 times.row(f"{set_name}: {name}", f"ours {name}", called, dict.fromkeys(called, least))
             )
+        called = {peer: f"{peer} add" for peer in ("torch", "cupy")}
+        rows.append(times.row(f"{set_name}: add, by kernels.accumulate", "ours add of lists", called, {}))
     return rows
 
 
@@ -225,6 +227,7 @@ def _ours(copies: _Copies) -> dict[str, Call]:
     zeros = [kernels.prepare("zero", pair[0]) for pair in pieces]
     return {
         "ours add": lambda n: adds[n % len(adds)](1e-3),
+        "ours add of lists": lambda n: kernels.accumulate(*copies[n % len(copies)], alpha=1e-3),
         "ours zero": lambda n: zeros[n % len(zeros)](),
         "ours add, norm, check": lambda n: fused[n % len(fused)](1e-3),
     }
