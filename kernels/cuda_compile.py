@@ -153,8 +153,9 @@ def _link(ptx: bytes, capability: tuple[int, int]) -> bytes:
         raise
     except Exception as error:  # cuda.core has several kinds, of which some are private
         raise RuntimeError(
-            f"nvJitLink cannot link what NVVM compiled for {architecture(capability)}: {error}. It must not "
-            "be older than NVVM: pip install -U nvidia-nvjitlink (for CUDA 12: nvidia-nvjitlink-cu12)"
+            f"nvJitLink cannot link what NVVM compiled for {architecture(capability)}: {error}. It must know "
+            "the card and not be older than NVVM: pip install -U nvidia-nvjitlink (for CUDA 12: "
+            "nvidia-nvjitlink-cu12)"
         ) from error
     return bytes(linked.code)
 

@@ -128,9 +128,10 @@ def _refusal(error: str, driver: str | None, runtime: str | None) -> str:
     if driver is None:
         return "no NVIDIA driver was found: install one, or start the container with its GPU (--gpus all)"
     if "InsufficientDriver" in error:
+        package = next(filter(_version, CUPY), CUPY[-1])  # two of them would overwrite each other's files
         return (
             f"the driver knows CUDA {driver}, CuPy was built for {runtime}: update the driver, or "
-            "pip install 'numscope[cuda12]'"
+            f"pip uninstall {package}; pip install 'numscope[cuda12]'"
         )
     return f"CUDA fails: {error}; check nvidia-smi and CUDA_VISIBLE_DEVICES"
 

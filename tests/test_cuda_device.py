@@ -84,7 +84,8 @@ def test_missing_packages_name_the_line_that_installs_them(pretend):
         (FakeRuntime(driver=0, error="cudaErrorInsufficientDriver"), "no NVIDIA driver was found"),
         (
             FakeRuntime(driver=12020, error="cudaErrorInsufficientDriver"),
-            "the driver knows CUDA 12.2, CuPy was built for 13.2: update the driver, or pip install",
+            "the driver knows CUDA 12.2, CuPy was built for 13.2: update the driver, or pip uninstall "
+            "cupy-cuda13x; pip install 'numscope[cuda12]'",
         ),
         (FakeRuntime(error="cudaErrorNoDevice: no device"), "CUDA fails: cudaErrorNoDevice"),
         (FakeRuntime(cards=0), "the driver sees no card"),
