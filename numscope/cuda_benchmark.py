@@ -31,7 +31,7 @@ from numscope.arena import Arena
 from numscope.benchmark import cuda_figures as figures
 from numscope.benchmark.cuda_checks import check
 from numscope.benchmark.cuda_commands import run, sanitize
-from numscope.benchmark.cuda_report import Check, Row, as_markdown, as_values, tables
+from numscope.benchmark.cuda_report import Check, Row, as_markdown, as_values, lines_of, tables
 from numscope.cuda_device import describe, toolchain
 from numscope.device import resolve_device
 from numscope.errors import DeviceUnavailableError
@@ -259,8 +259,8 @@ def execute(device: str = "cuda", json_file: str | None = None, markdown_file: P
     if not console.is_terminal:
         console.width = WIDTH
     record = _Record(_facts(name), list(LIMITS))
-    for fact, value in record.facts.items():
-        console.print(escape(f"{fact}: {value}"), highlight=False)
+    for line in lines_of(record.facts):
+        console.print(escape(line), highlight=False)
     try:
         with _termination_interrupts():
             while record.left:

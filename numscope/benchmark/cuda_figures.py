@@ -157,7 +157,8 @@ def host_times(cupy: Any, device: str) -> list[Row]:
             for name, call in calls.items():
                 call()
                 seconds = host_seconds(cupy, call)
-                rows.append(Row(f"Python of {name}, {blobs:,} blobs", seconds, limit=LARGEST_HOST_TIME))
+                what = f"{blobs:,} blobs" if blobs > 1 else "1 blob"
+                rows.append(Row(f"Python of {name}, {what}", seconds, limit=LARGEST_HOST_TIME))
             del calls
             ours.clear()
             other.clear()

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["Check", "Row", "as_markdown", "as_values", "tables"]
+__all__ = ["Check", "Row", "as_markdown", "as_values", "lines_of", "tables"]
 
 _HEADINGS = {
     "checks": ("check", "found", "verdict"),
@@ -138,14 +138,20 @@ def as_values(facts: Mapping[str, Any], checks: Sequence[Check], rows: Sequence[
     }
 
 
-def as_markdown(facts: Mapping[str, Any], checks: Sequence[Check], rows: Sequence[Row]) -> str:
-    """Return the same as a page in Markdown, to be kept beside the code."""
-    lines = ["# Figures of a CUDA device", ""]
+def lines_of(facts: Mapping[str, Any]) -> list[str]:
+    """Return a line of text for each fact."""
+    found = []
     for name, value in facts.items():
         text = value or "unknown"
         if isinstance(value, Mapping):
             text = ", ".join(f"{key} {inner or 'not found'}" for key, inner in value.items())
-        lines.append(f"- {name}: {text}")
+        found.append(f"{name}: {text}")
+    return found
+
+
+def as_markdown(facts: Mapping[str, Any], checks: Sequence[Check], rows: Sequence[Row]) -> str:
+    """Return the same as a page in Markdown, to be kept beside the code."""
+    lines = ["# Figures of a CUDA device", "", *(f"- {line}" for line in lines_of(facts))]
     for title, parts in _parts(checks, rows).items():
         lines += ["", f"## {title.capitalize()}", *(["", _CAPTION] if title == "figures" else []), ""]
         heading = _HEADINGS[title]
