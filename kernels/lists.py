@@ -39,7 +39,8 @@ def simple_pieces(
     -------
     Pieces or None
         None unless all are exact ndarrays, all CuPy arrays, or all PyTorch tensors, C-contiguous, of one
-        known dtype and on one device. Those on a CUDA device may be read on CuPy's current stream.
+        known dtype, in memory as they are and on one device. Those on a CUDA device may be read on CuPy's
+        current stream.
     """
     kinds = set(map(type, arrays))
     if kinds == {np.ndarray}:
@@ -82,13 +83,13 @@ def _of_cupy(arrays: Sequence[Any], like: Sequence[Any] | None, device: str | No
 def _of_torch(
     torch: Any, tensors: Sequence[Any], like: Sequence[Any] | None, device: str | None
 ) -> Pieces | None:
-    forms = set(map(attrgetter("dtype", "layout", "device"), tensors))
+    forms = set(map(attrgetter("dtype", "layout", "device", "is_nested"), tensors))
     if len(forms) > 1:
         return None
-    dtype, layout, place = forms.pop()
+    dtype, layout, place, is_nested = forms.pop()
     name = str(dtype).removeprefix("torch.")
     here = place.type if place.type == "cpu" else f"{place.type}:{place.index}"
-    if layout is not torch.strided or name not in KNOWN or device not in (None, here):
+    if layout is not torch.strided or is_nested or name not in KNOWN or device not in (None, here):
         return None
     plain = torch.Tensor
     lazy = any(map(plain.is_neg, tensors)) or (
@@ -102,5 +103,11 @@ def _of_torch(
         wait_for_torch(torch, tensors, place)
     elif place.type != "cpu":
         return None
-    addresses = list(map(plain.data_ptr, tensors))
-    return Pieces(addresses, list(map(plain.numel, tensors)), as_dtype(name), here)
+    try:
+        addresses = list(map(plain.data_ptr, tensors))
+    except RuntimeError:  # inside of torch.func's transformations, where they have none
+        return None
+    pieces = Pieces(addresses, list(map(plain.numel, tensors)), as_dtype(name), here)
+    if np.any(pieces.addresses[pieces.lengths > 0] == 0):  # their memory was freed, or never made
+        return None
+    return pieces

@@ -85,7 +85,9 @@ def as_array(x: Any) -> NDArray[Any]:
         elif torch is not None and isinstance(x, torch.Tensor):
             x = _from_torch(x, torch)
         elif hasattr(x, "__array_interface__"):
-            x = np.asarray(x)
+            number, x = x, np.asarray(x)
+            if isinstance(number, np.generic):  # one of NumPy's numbers, of which this is a copy
+                x.flags.writeable = False
         elif hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] == 1:
             x = _from_dlpack(x)
         else:
@@ -139,16 +141,35 @@ def check_is_plain(tensor: Any) -> None:
 
 def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
     if tensor.device.type != "cpu":
-        raise TypeError(f"expected a tensor on the host, got one on {tensor.device}")
-    check_is_plain(tensor)
+        raise TypeError(f"expected a tensor on the host, got one on {tensor.device}; use .cpu()")
+    if tensor.is_nested:
+        raise TypeError(
+            "expected a tensor of one shape, got a nested one; use .values() or .to_padded_tensor(0)"
+        )
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"expected a dense tensor, got one of layout {tensor.layout}; use .to_dense()")
     name = str(tensor.dtype).removeprefix("torch.")
-    tensor = tensor.detach()
-    if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
-        words = torch.int16 if name == "bfloat16" else torch.uint8
-        array: NDArray[Any] = tensor.view(words).numpy().view(as_dtype(name))
-    else:
-        array = tensor.numpy()
-    return array
+    if name not in KNOWN:
+        raise TypeError(
+            f"dtype {tensor.dtype} is not known to the kernels: expected one of {', '.join(KNOWN)}"
+        )
+    check_is_plain(tensor)
+    try:
+        tensor = tensor.detach()
+        is_missing = tensor.numel() > 0 and tensor.data_ptr() == 0
+        words = torch.int16 if name == "bfloat16" else torch.uint8 if name.startswith("float8") else None
+        array: NDArray[Any] = (tensor if words is None else tensor.view(words)).numpy()
+    except (RuntimeError, TypeError) as error:  # of what wraps others: DTensor, vmap, FakeTensorMode
+        raise TypeError(
+            f"expected a tensor with memory of its own, got a {type(tensor).__name__} that gives none "
+            f"({error}); pass a plain tensor, such as a DTensor's .to_local()"
+        ) from None
+    if is_missing:
+        raise TypeError(
+            f"expected a tensor with memory, got one of shape {tuple(tensor.shape)} whose memory was freed, "
+            "as by untyped_storage().resize_(0), or never made; pass it while it has its elements"
+        )
+    return array if words is None else array.view(as_dtype(name))
 
 
 _MANY = 2  # arrays from which on reading their headers by compiled code is a gain

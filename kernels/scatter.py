@@ -13,6 +13,7 @@ from .gaps import check_apart
 from .pieces import Pieces, address_of, as_array, check_overlap, device_of, is_on_device
 from .plan import scatter_variant
 from .variants import Variant
+from .versions import mark_written
 
 __all__ = ["scatter_add"]
 
@@ -56,6 +57,7 @@ def scatter_add(dst: Any, indices: Any, rows: Any, alpha: float, stream: Any) ->
     for addition, target in zip(additions, targets, strict=True):
         if target is not addition.target:
             addition.target[...] = target
+    mark_written(addition.given[0] for addition in additions)
     for device in cards:
         from . import cuda_arrays
 

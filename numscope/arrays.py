@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from numscope.errors import BindingError, NumscopeError, UnknownTypeError
+from numscope.kernels.pieces import as_array
 from numscope.types import is_known_type, known_dtype, known_type
 
 __all__ = ["check_is_array", "host_array"]
@@ -59,11 +60,14 @@ def _from_guest(value: object, what: str) -> np.ndarray[Any, Any]:
             raise UnknownTypeError(
                 "a masked array has a mask that a blob cannot hold; use .filled(...) or .data"
             )
-        return np.asarray(value)
+        array = np.asarray(value)
+        if isinstance(value, np.generic):  # this is a copy, into which nobody should write
+            array.flags.writeable = False
+        return array
     module = type(value).__module__.partition(".")[0]
     torch = sys.modules.get("torch")  # a guest: it is loaded already, or this is no tensor of its
     if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
-        return _from_torch(value, torch, what)
+        return _from_torch(value, what)
     if hasattr(value, "__cuda_array_interface__"):
         raise BindingError(
             f"{what} is a {module} array in GPU memory, expected one in host memory; "
@@ -94,20 +98,19 @@ def _from_dlpack(value: Any, what: str) -> np.ndarray[Any, Any]:
     return np.from_dlpack(value)
 
 
-def _from_torch(tensor: Any, torch: Any, what: str) -> np.ndarray[Any, Any]:
+def _from_torch(tensor: Any, what: str) -> np.ndarray[Any, Any]:
     if tensor.device.type != "cpu":
         raise BindingError(
             f"{what} is a torch tensor on {tensor.device}, expected one in host memory; "
             "use .cpu(), or a workspace on that device"
         )
-    if tensor.layout is not torch.strided:
-        raise UnknownTypeError(f"a tensor of layout {tensor.layout} is no known type; use .to_dense()")
     if not is_known_type(tensor.dtype):
         known_type(tensor)  # raises, with the dtype's name
-    tensor = tensor.detach().resolve_conj().resolve_neg()
-    dtype = known_dtype(tensor.dtype)
-    if dtype.kind == "V" or dtype.name.startswith(("bfloat", "float8")):
-        # NumPy passes these through no protocol: take the words, and name them on this side.
-        words = tensor.view(torch.int16 if dtype.itemsize == 2 else torch.uint8)
-        return words.numpy().view(dtype)  # type: ignore[no-any-return]
-    return tensor.numpy()  # type: ignore[no-any-return]
+    try:
+        is_lazy = tensor.is_conj() or tensor.is_neg()
+        array = as_array(tensor.detach().resolve_conj().resolve_neg() if is_lazy else tensor)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UnknownTypeError(str(error)) from None
+    if is_lazy:  # this is a copy, into which nobody should write
+        array.flags.writeable = False
+    return array

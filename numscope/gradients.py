@@ -227,7 +227,7 @@ class GradientAccumulator(Mapping[str, Any]):
             if zero_source:
                 addition.zero(added)
             self._ledger.enter(weight, finite)
-            slab.give_back(grads.values())
+            slab.give_back(grads.values(), written=bool(zero_source))
 
     def finish(
         self,
@@ -325,7 +325,7 @@ class GradientAccumulator(Mapping[str, Any]):
                 )
             arrays = self._slab.check(targets, allow_missing=True, writes=True)
             self._slab.copy_to(arrays, self._deferred)
-            self._slab.give_back(targets.values())
+            self._slab.give_back(targets.values(), written=True)
 
     def reset(self) -> None:
         """Begin anew. No memory is touched: the next addition overwrites.

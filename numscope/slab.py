@@ -18,6 +18,7 @@ from numscope.errors import BindingError, DeviceUnavailableError, UnknownTypeErr
 from numscope.kernels.lists import simple_pieces
 from numscope.kernels.pieces import device_of
 from numscope.kernels.plan import merge
+from numscope.kernels.versions import mark_written
 from numscope.workspace import Workspace
 
 __all__ = ["Slab"]
@@ -235,8 +236,10 @@ class Slab:
         """Return which conditions, that `Addition.is_finite` has returned, hold; this waits."""
         return self.gates.read(conditions) if self.gates is not None else []
 
-    def give_back(self, arrays: Iterable[Any]) -> None:
-        """Let arrays be used, and die, as if the kernels that were given them had run already."""
+    def give_back(self, arrays: Iterable[Any], *, written: bool) -> None:
+        """Let arrays be used, and die, as if the kernels that read or wrote them had run already."""
+        if written:
+            mark_written(arrays)
         self.workspace._region.device.give_back(arrays)
 
     def on(self, stream: Any) -> AbstractContextManager[None]:

@@ -93,3 +93,49 @@ def test_torch_takes_part_without_a_copy(acc):
     assert torch.from_numpy(acc["w"]).data_ptr() == acc["w"].ctypes.data
     assert not any(g.any() for g in batch.values())
     np.testing.assert_allclose(acc["w"], gradients(0)["w"], rtol=4e-3)
+
+
+def test_tensors_without_memory_are_no_gradients(acc):
+    torch = pytest.importorskip("torch")
+    batch = {name: torch.from_numpy(g) for name, g in gradients(0).items()}
+    acc.add(batch)
+    before = bits(acc)
+    freed = batch["w"].clone()
+    freed.untyped_storage().resize_(0)
+    nested = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
+    for wrong, message in ((freed, "memory was freed"), (nested, "nested")):
+        with pytest.raises(ns.BindingError, match=f"gradient 'w'.*{message}"):
+            acc.add(batch | {"w": wrong})
+    assert bits(acc) == before
+
+
+def test_negated_tensors_are_read_and_not_written():
+    torch = pytest.importorskip("torch")
+    acc = ns.GradientAccumulator({"w": (3,)})
+    negated = torch.full((3,), 1 + 2j).conj().imag
+    acc.add({"w": negated})
+    with pytest.raises(ns.BindingError, match="'w' is read-only"):
+        acc.add({"w": negated}, zero_source=True)
+    acc.finish()
+    assert acc["w"].tolist() == [-2] * 3
+    with pytest.raises(ns.BindingError, match="'w' is read-only"):
+        acc.copy_to({"w": negated})
+
+
+def test_numbers_of_numpy_are_not_written():
+    acc = ns.GradientAccumulator({"t": ()})
+    acc.add({"t": np.float32(2)})
+    with pytest.raises(ns.BindingError, match="'t' is read-only"):
+        acc.add({"t": np.float32(2)}, zero_source=True)
+
+
+def test_autograd_notices_what_an_accumulator_writes(acc):
+    torch = pytest.importorskip("torch")
+    batch = {name: torch.from_numpy(g) for name, g in gradients(0).items()}
+    versions = [tensor._version for tensor in batch.values()]
+    acc.add(batch)
+    assert [tensor._version for tensor in batch.values()] == versions
+    acc.add(batch, zero_source=True)
+    acc.finish()
+    acc.copy_to(batch)
+    assert all(tensor._version >= old + 2 for tensor, old in zip(batch.values(), versions, strict=True))

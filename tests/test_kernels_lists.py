@@ -119,3 +119,102 @@ def test_tensors_that_share_memory_are_right_or_refused(torch):
     with pytest.raises(ValueError, match=r"array 0: source of shape \(3,\), expected"):
         kernels.accumulate([whole], [torch.ones(3)])
     assert whole.tolist() == [2, 3, 4, 5, 6, 7, 6, 7]
+
+
+def freed(torch):
+    tensor = torch.ones(3)
+    tensor.untyped_storage().resize_(0)  # as FSDP does between uses
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (freed, r"shape \(3,\) whose memory was freed"),
+        (lambda torch: torch._efficientzerotensor((3,)), "gives none"),
+        (lambda torch: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "nested one; use .values"),
+        (lambda torch: torch.masked.masked_tensor(torch.ones(3), torch.ones(3) > 0), "got a MaskedTensor"),
+        (lambda torch: torch.ones(3).to_sparse(), "layout torch.sparse_coo; use .to_dense"),
+        (lambda torch: torch.ones(3, device="meta"), "on meta; use .cpu"),
+        (lambda torch: torch.ones(3).to(torch.float8_e4m3fnuz), "float8_e4m3fnuz is not known"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*prototype")
+def test_tensors_without_memory_of_their_own_are_refused(torch, make, text):
+    tensor, array = make(torch), np.full(3, 7, "f4")
+    for call in (
+        lambda: kernels.zero(tensor),
+        lambda: kernels.zero([tensor]),
+        lambda: kernels.copy([tensor], [array]),
+        lambda: kernels.accumulate(array, tensor),
+        lambda: kernels.accumulate([array], [tensor]),
+    ):
+        with pytest.raises(TypeError, match=text):
+            call()
+    assert np.all(array == 7)
+
+
+def test_tensors_inside_of_transformations_are_refused(torch):
+    def function(x):
+        with pytest.raises(TypeError, match="gives none"):
+            kernels.stats([x])
+        return x.sum()
+
+    torch.func.vmap(function)(torch.ones(2, 3))
+    torch.func.grad(function)(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: kernels.zero(x),
+        lambda x: kernels.zero([x]),
+        lambda x: kernels.zero(iter([x])),
+        lambda x: kernels.scale((x, np.ones(2)), 2),
+        lambda x: kernels.copy([x], [np.ones(3, "f4")]),
+        lambda x: kernels.accumulate(np.zeros(3, "f4"), x, zero_source=True),
+        lambda x: kernels.scatter_add(x, [1], np.ones(1, "f4")),
+    ],
+)
+@pytest.mark.parametrize("takes_one", [False, True])
+def test_autograd_notices_what_kernels_write(torch, write, takes_one, monkeypatch):
+    if takes_one:  # as in older versions
+        one = torch.autograd.graph.increment_version
+
+        def increment(tensor):
+            if not isinstance(tensor, torch.Tensor):
+                raise RuntimeError("increment_version expect a Tensor as input")
+            one(tensor)
+
+        monkeypatch.setattr(torch.autograd.graph, "increment_version", increment)
+    x = torch.ones(3, requires_grad=True)
+    y = x.exp()
+    kernels.stats(y)
+    kernels.accumulate(np.zeros(3, "f4"), y)
+    y.sum().backward(retain_graph=True)
+    write(y)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_tensors_of_inference_can_be_written(torch):
+    with torch.inference_mode():
+        tensor = torch.ones(3)
+    kernels.zero([tensor, torch.ones(2)])
+    assert not tensor.any()
+
+
+def test_whatever_gives_arrays_one_by_one_is_a_list():
+    arrays = {n: np.ones(n, "f4") for n in range(1, 5)}
+    before = kernels.launches()
+    kernels.accumulate(arrays.values(), (array.copy() for array in arrays.values()))
+    assert kernels.launches() == before + 1
+    assert all(np.all(array == 2) for array in arrays.values())
+
+
+def test_numbers_of_numpy_are_read_and_not_written():
+    total = np.ones((), "f4")
+    kernels.accumulate(total, np.float32(2))
+    assert total == 3
+    with pytest.raises(ValueError, match="read-only"):
+        kernels.zero(np.float32(2))
