@@ -268,8 +268,9 @@ def test_a_sanitizer_that_pip_installed_is_found(sanitizer, monkeypatch, tmp_pat
 
 
 def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path):
-    file = tmp_path / "pid"
+    file, begin = tmp_path / "pid", time.monotonic()
     done = cuda_commands.run(["sh", "-c", f"sleep 60 & echo $! > {file}; echo begun; wait"], 0.5)
+    assert time.monotonic() - begin < 30
     assert (done.status, done.output) == (None, "begun\n")
     assert done.trouble == "not done after 0.5 seconds begun"
     assert _ends(int(file.read_text()))
