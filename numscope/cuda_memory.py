@@ -6,7 +6,9 @@ that was CuPy's current one when an arena handed memory out. When memory is hand
 current stream is made to wait, on the device, for all that the others were given so far; so bytes
 that were dropped there are not overwritten early. With one stream, the usual case, that costs
 nothing. A block that goes back to CuPy's allocator waits for them likewise. A stream of which
-numscope has never heard is its user's to wait for, as with CuPy's own pool.
+numscope has never heard is its user's to wait for, as with CuPy's own pool. So are the default streams
+of threads (``cupy.cuda.Stream.ptds``) where several threads use one arena: CUDA has one name for all of
+them, which means the calling thread's.
 """
 
 from __future__ import annotations
