@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .gaps import check_apart
 from .lists import simple_pieces
 from .pieces import OverlapError, Pieces, as_array, check_overlap, device_of, is_on_device
-from .plan import Plan, Prepared, Stats, bind, make_plan, merge, prepare
+from .plan import Plan, Prepared, Stats, bind, make_plan, merge
 from .versions import mark_written
 
 __all__ = ["as_factor", "check_writable", "contiguous", "on_stream", "run"]
@@ -23,6 +23,9 @@ _Arrays = list[NDArray[Any]]
 
 _singles: dict[tuple[Any, ...], Callable[..., Stats | bool | None]] = {}
 """The short way for one array or pair: operation, dtypes, beta and stats -> its `host.single`."""
+
+_manys: dict[tuple[Any, ...], Callable[..., Stats | bool | None]] = {}
+"""The short way for lists of them: the same -> its `host.many`."""
 
 
 def run(
@@ -96,13 +99,9 @@ def _run(
         prepared = _prepare_one(operation, dst, src, options)
     if prepared is not None:
         return prepared(alpha)
-    many = _prepare_many(operation, dst, src, options)
-    if many is not None:
-        prepared, device = many
-        measured = prepared(alpha)
-        if device != "cpu":
-            _give_back(operation, dst, src, options, device, _originals(dst) + _originals(src), [prepared])
-        return measured
+    done = _run_many(operation, dst, src, alpha, options)
+    if done is not None:
+        return done[0]
     targets = _arrays(dst)
     sources = _arrays(src) if operation in ("copy", "accumulate") else None
     if sources is not None:
@@ -205,24 +204,37 @@ def _prepared(
     return bind(plan)
 
 
-def _prepare_many(operation: str, dst: Any, src: Any, options: dict[str, Any]) -> tuple[Prepared, str] | None:
-    """Prepare a kernel for lists of simple arrays, on their device; None where the long way is needed."""
-    targets = _originals(dst)
-    target = simple_pieces(targets, writable=operation != "stats")
-    if target is None:
+def _run_many(
+    operation: str, dst: Any, src: Any, alpha: float, options: dict[str, Any]
+) -> tuple[Stats | None] | None:
+    """Run a kernel over lists of simple arrays; None, and nothing is done, where that takes the long way."""
+    targets, sources = _originals(dst), _originals(src)
+    if src is not None and len(sources) != len(targets):
         return None
-    source = None
-    if src is not None:
-        sources = _originals(src)
-        if len(sources) != len(targets):
-            return None
+    target = source = simple_pieces(targets, writable=operation != "stats")
+    if target is not None and src is not None:
         source = simple_pieces(sources, like=targets, writable=options["zero_source"])
-        if source is None:
-            return None
+    if target is None or source is None:
+        return None
+    plain = target.device == source.device == "cpu" and not options["zero_source"]
+    key = (operation, target.dtype, source.dtype, options["beta"], options["stats"])
+    if plain and key in _manys and options["nontemporal"] is None:
+        found = _manys[key](target, source, alpha)
+        if not isinstance(found, bool):
+            return (found,)
     try:
-        return prepare(operation, target, source, **options), target.device
+        plan = make_plan(operation, target, None if src is None else source, **options)
     except OverlapError:
         return None
+    prepared = bind(plan)
+    measured = prepared(alpha)
+    if target.device != "cpu":
+        _give_back(operation, dst, src, options, target.device, targets + sources, [prepared])
+    elif plain and key not in _manys:
+        from . import host
+
+        _manys[key] = host.many(plan, operation, (target.dtype.itemsize, source.dtype.itemsize))
+    return (measured,)
 
 
 def _give_back(

@@ -33,7 +33,17 @@ if numba.config.DISABLE_JIT:
         "NUMBA_DISABLE_JIT, or set numba.config.DISABLE_JIT to 0 before the first kernel"
     )
 
-_COMPILED = ("dispatch", "floats", "headers", "intrinsics", "leaves", "orders", "scalars", "variants")
+_COMPILED = (
+    "dispatch",
+    "floats",
+    "headers",
+    "intrinsics",
+    "leaves",
+    "orders",
+    "scalars",
+    "tables",
+    "variants",
+)
 """The modules that compiled code is made from."""
 
 

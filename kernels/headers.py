@@ -10,6 +10,7 @@ exact ndarrays are read, and only if a trial at first use finds every field wher
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from typing import Any
 
@@ -56,16 +57,19 @@ def same_shape(left, right):
     return True
 
 
-def _read(items, ndarray, rows):
-    """Fill a row with address, size, description and flags for each array; stop at what is none."""
-    for number in range(len(rows)):
+def _read(items, ndarray, flags, columns):
+    """Note address and size of each array; stop at one of another kind, or dtype object, or without flags."""
+    description = load_int64(load_int64(items + _ITEMS) + DESCRIPTION)
+    for number in range(columns.shape[1]):
         array = load_int64(items + _ITEMS + 8 * number)
-        if load_int64(array + TYPE) != ndarray:
+        if (
+            load_int64(array + TYPE) != ndarray
+            or load_int64(array + DESCRIPTION) != description
+            or load_int32(array + FLAGS) & flags != flags
+        ):
             return False
-        rows[number, 0] = load_int64(array + DATA)
-        rows[number, 1] = array_size(array)
-        rows[number, 2] = load_int64(array + DESCRIPTION)
-        rows[number, 3] = load_int32(array + FLAGS)
+        columns[0, number] = load_int64(array + DATA)
+        columns[1, number] = array_size(array)
     return True
 
 
@@ -78,7 +82,7 @@ def _same_shapes(left, right, count):
 
 
 _SIGNATURES = {
-    _read: types.boolean(types.int64, types.int64, types.Array(types.int64, 2, "C")),
+    _read: types.boolean(*[types.int64] * 3, types.Array(types.int64, 2, "C")),
     _same_shapes: types.boolean(*[types.int64] * 3),
 }
 
@@ -93,27 +97,36 @@ def _compiled(function: Any) -> Any:
 def _trustworthy() -> bool:
     """Try the fields on an array of known properties."""
     array = np.empty((3, 5, 7), np.float32)[1:]
-    rows = np.empty((1, 4), np.int64)
+    columns = np.empty((2, 1), np.int64)
     items = (array,)
-    expected = (array.__array_interface__["data"][0], 70, id(array.dtype), C_CONTIGUOUS | WRITEABLE)
-    if not _compiled(_read)(id(items), id(np.ndarray), rows):
-        return False
-    rows[0, 3] &= C_CONTIGUOUS | WRITEABLE
-    return tuple(rows[0].tolist()) == expected
+    return (
+        ctypes.c_void_p.from_address(id(array) + DESCRIPTION).value == id(array.dtype)
+        and ctypes.c_int.from_address(id(array) + FLAGS).value & 0xFFFF == array.flags.num
+        and _compiled(_read)(id(items), id(np.ndarray), C_CONTIGUOUS | WRITEABLE, columns)
+        and columns.tolist() == [[array.__array_interface__["data"][0]], [70]]
+    )
 
 
-def read(arrays: tuple[Any, ...]) -> NDArray[np.int64] | None:
-    """Return address, elements, identity of the dtype and flags of each array.
+def read(arrays: tuple[Any, ...], flags: int) -> NDArray[np.int64] | None:
+    """Return address and elements of each array.
+
+    Parameters
+    ----------
+    arrays : tuple
+        At least one.
+    flags : int
+        NumPy's flags that each must have.
 
     Returns
     -------
-    int64 array of shape (arrays, 4), or None
-        None where something is no exact ndarray, or where the fields cannot be trusted.
+    int64 array of shape (2, arrays), or None
+        None where something is no exact ndarray, has another dtype object than the first, or lacks
+        flags; or where the fields cannot be trusted.
     """
-    rows = np.empty((len(arrays), 4), np.int64)
-    if not _trustworthy() or not _compiled(_read)(id(arrays), id(np.ndarray), rows):
+    columns = np.empty((2, len(arrays)), np.int64)
+    if not _trustworthy() or not _compiled(_read)(id(arrays), id(np.ndarray), flags, columns):
         return None
-    return rows
+    return columns
 
 
 def same_shapes(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import dispatch, leaves, orders
+from . import dispatch, leaves, machine, orders, tables
 from .headers import C_CONTIGUOUS, WRITEABLE
 from .machine import get_num_threads, processors
+from .pieces import Pieces
 from .plan import Plan, Stats, count_launch
 from .threads import has_openmp, team
 from .variants import BLOCK, Variant
@@ -68,24 +69,19 @@ class Prepared:
         self._cut()
 
     def _cut(self) -> None:
-        """Share the table out to the threads, at borders of blocks."""
-        plan, table = self._plan, self._table
+        """Share the table out to the threads there are."""
+        plan = self._plan
         variant = plan.variant
         self._threads = get_num_threads()
-        written = plan.destination.nbytes * (variant.write + variant.add)
-        workers = _workers(written + plan.source.nbytes * ((plan.kernel != "zero") + variant.zero_source))
-        cuts = np.zeros((workers + 1, 2), np.int64)
-        cuts[workers, 0] = len(table)
-        lengths = table[:, orders.LENGTH]
-        ends = np.cumsum(lengths)
-        unit = BLOCK if plan.kernel == "blend" else 4 * BLOCK
-        for worker in range(1, workers):
-            target = int(ends[-1]) * worker // workers
-            row = int(np.searchsorted(ends, target, side="right"))
-            inside = target - int(ends[row] - lengths[row])
-            cuts[worker] = row, inside // unit * unit
+        workers = _workers(_touched(plan.kernel, variant, plan.destination.nbytes, plan.source.nbytes))
         sizes = (plan.destination.dtype.itemsize, plan.source.dtype.itemsize, variant.extra_size)
-        self._arguments = _team(dispatch.walk_share, workers), self._leaf, table, cuts, np.array(sizes)
+        self._arguments = (
+            _team(dispatch.walk_share, workers),
+            self._leaf,
+            self._table,
+            _cuts(self._table, workers, plan.kernel),
+            np.array(sizes),
+        )
         self._launch = dispatch.compiled(dispatch.launch)
 
     def __call__(self, alpha: float = 1.0, seed: int = 0) -> Stats | None:
@@ -95,6 +91,27 @@ class Prepared:
         count_launch()
         found = self._launch(*self._arguments, float(alpha), seed, self._blocks, self._doubles)
         return _found(self._plan.variant, *found)
+
+
+def _touched(kernel: str, variant: Variant, written: int, read: int) -> int:
+    """Return how many bytes go through the processor: those of destinations, of sources."""
+    return written * (variant.write + variant.add) + read * ((kernel != "zero") + variant.zero_source)
+
+
+def _cuts(table: NDArray[np.int64], workers: int, kernel: str) -> NDArray[np.int64]:
+    """Share a table out to workers, at borders of blocks."""
+    cuts = np.zeros((workers + 1, 2), np.int64)
+    cuts[workers, 0] = len(table)
+    if workers > 1:
+        lengths = table[:, orders.LENGTH]
+        ends = np.cumsum(lengths)
+        unit = BLOCK if kernel == "blend" else 4 * BLOCK
+        for worker in range(1, workers):
+            target = int(ends[-1]) * worker // workers
+            row = int(np.searchsorted(ends, target, side="right"))
+            inside = target - int(ends[row] - lengths[row])
+            cuts[worker] = row, inside // unit * unit
+    return cuts
 
 
 def _found(variant: Variant, total: float, nonfinite: int, largest: float) -> Stats | None:
@@ -156,6 +173,56 @@ def single(plan: Plan, itemsizes: tuple[int, int]) -> Callable[..., Stats | bool
         return _found(variant, *found)
 
     return measure if variant.measure else run
+
+
+def many(plan: Plan, operation: str, itemsizes: tuple[int, int]) -> Callable[..., Stats | bool | None]:
+    """Return a kernel for pieces that were not seen before, whose checks are compiled code.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of any pieces of the dtypes.
+    operation : str
+        What it is a plan of.
+    itemsizes : tuple of int
+        Bytes of an element of destination and source.
+
+    Returns
+    -------
+    callable
+        Takes the pieces of destinations and sources, of equal lengths, and alpha. Returns what the plan
+        does, statistics or None, or False where that takes the long way and nothing was done.
+    """
+    variant, kernel = plan.variant.with_streaming(False), plan.kernel
+    leaf = leaves.leaf(kernel, variant)
+    elements = (plan.destination.dtype.itemsize, plan.source.dtype.itemsize)  # as the leaf counts them
+    sizes, steps = np.array([*itemsizes, itemsizes[0] // elements[0]]), np.array([*elements, 0])
+    alone = _team(dispatch.walk_share, 1)
+    doubles, may_stream = variant.compute == "float64", not (variant.add or variant.measure)
+    launch = dispatch.compiled(dispatch.launch)
+
+    def run(targets: Pieces, sources: Pieces, alpha: float) -> Stats | bool | None:
+        written, read = (int(targets.lengths.sum()) * size for size in itemsizes)
+        if may_stream and written >= machine.last_level_cache():
+            return False
+        found = tables.table_of(
+            targets.addresses,
+            sources.addresses,
+            targets.lengths,
+            sizes,
+            measures=variant.measure,
+            apart=operation in ("copy", "accumulate", "scale"),
+        )
+        if found is None:
+            return False
+        table, blocks = found
+        workers = _workers(_touched(kernel, variant, written, read))
+        team = alone if workers == 1 else _team(dispatch.walk_share, workers)
+        count_launch()
+        cuts = _cuts(table, workers, kernel)
+        return _found(variant, *launch(team, leaf, table, cuts, steps, alpha, 0, blocks, doubles))
+
+    return run
 
 
 _kept: list[NDArray[np.int64]] = []

@@ -273,15 +273,10 @@ class Pieces:
         from . import headers
 
         items = tuple(arrays)
-        rows = headers.read(items)
-        if rows is None:
+        columns = headers.read(items, headers.C_CONTIGUOUS | (headers.WRITEABLE if writable else 0))
+        if columns is None or (shaped_as is not None and not headers.same_shapes(items, tuple(shaped_as))):
             return None
-        flags = headers.C_CONTIGUOUS | (headers.WRITEABLE if writable else 0)
-        if np.any(rows[:, 2] != rows[0, 2]) or np.any(rows[:, 3] & flags != flags):
-            return None
-        if shaped_as is not None and not headers.same_shapes(items, tuple(shaped_as)):
-            return None
-        return cls(rows[:, 0], rows[:, 1], items[0].dtype)
+        return cls(columns[0], columns[1], items[0].dtype)
 
     def __len__(self) -> int:
         return len(self.lengths)

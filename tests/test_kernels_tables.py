@@ -106,7 +106,7 @@ def test_pieces_of_many_arrays_are_read_at_once():
 
 def test_what_is_not_simple_is_not_read():
     arrays = [np.empty(4, "f4") for _ in range(20)]
-    assert headers.read((*arrays, 3.0)) is None
+    assert headers.read((*arrays, 3.0), 0) is None
     assert Pieces.read([*arrays, np.empty(8, "f4")[::2]]) is None
     assert Pieces.read([*arrays, np.empty(4, "f8")]) is None
     read_only = np.empty(4, "f4")
