@@ -32,7 +32,7 @@ from numscope.benchmark import cuda_figures as figures
 from numscope.benchmark.cuda_checks import check
 from numscope.benchmark.cuda_commands import run, sanitize
 from numscope.benchmark.cuda_report import Check, Row, as_markdown, as_values, lines_of, tables
-from numscope.cuda_device import describe, toolchain
+from numscope.cuda_device import describe, driver_release, toolchain
 from numscope.device import resolve_device
 from numscope.errors import DeviceUnavailableError
 from numscope.gradients import GradientAccumulator
@@ -42,7 +42,6 @@ __all__ = ["execute", "main"]
 
 SANITIZED_SIZES = (0, 1, 33, 2049, 70_001)
 PACKAGES = ("numscope", "numpy", "numba", "torch")
-DRIVER = Path("/sys/module/nvidia/version")
 WIDTH = 180  # columns, where the output is no terminal
 MOST_FAULTS = 10  # that are named
 DIFFERS = 3  # exit status of a step that ran and found a fault
@@ -92,7 +91,7 @@ def _facts(device: str) -> dict[str, Any]:
         "card": state.cards[int(device.partition(":")[2])],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "driver": DRIVER.read_text().strip() if DRIVER.exists() else None,
+        "driver": driver_release(),
         "cuda": {"driver": state.driver, "runtime": state.runtime},
         "versions": {name: _version(name) for name in PACKAGES} | state.versions | toolchain(),
     }

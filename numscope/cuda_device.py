@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,18 @@ from numscope.memory import Device, Gates, Memory
 from numscope.sizes import format_size
 from numscope.types import known_dtype
 
-__all__ = ["CudaDevice", "CudaState", "cuda_available", "describe", "find", "pinned_block", "toolchain"]
+__all__ = [
+    "CudaDevice",
+    "CudaState",
+    "cuda_available",
+    "describe",
+    "driver_release",
+    "find",
+    "pinned_block",
+    "toolchain",
+]
 
+RELEASE = Path("/sys/module/nvidia/version")
 INSTALL = "pip install 'numscope[cuda13]' (for drivers of CUDA 12: 'numscope[cuda12]')"
 OLDEST_CAPABILITY = (7, 5)
 _PAGEABLE = 0  # of pointerGetAttributes: memory that CUDA does not know
@@ -122,6 +133,14 @@ def _card(api: Any, number: int) -> str:
     properties = api.getDeviceProperties(number)
     capability = f"{properties['major']}.{properties['minor']}"
     return f"{properties['name'].decode()}, sm {capability}, {format_size(properties['totalGlobalMem'])}"
+
+
+def driver_release() -> str | None:
+    """Return the release of the kernel's driver for NVIDIA cards, such as 580.95.05; None without one."""
+    try:
+        return RELEASE.read_text().strip()
+    except OSError:  # not Linux, or no driver is loaded
+        return None
 
 
 def _refusal(error: str, driver: str | None, runtime: str | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from numscope import kernels
-from numscope.cuda_device import CUPY, CudaState, describe, toolchain
+from numscope.cuda_device import CUPY, CudaState, describe, driver_release, toolchain
 from numscope.defaults import default_arena
 
 __all__ = ["describe_processor", "take_inventory", "version_of"]
@@ -37,13 +37,19 @@ def take_inventory() -> dict[str, Any]:
         "default_arena": asdict(default_arena("cpu").stats()),
         "devices": _devices(state),
         "cuda": {
-            "driver": state.driver or "none",
+            "driver": _driver(state),
             "runtime": state.runtime or "none",
             "cards": "; ".join(state.cards) or "none",
             "toolchain": ", ".join(f"{name} {found or 'not by pip'}" for name, found in toolchain().items()),
             "missing": "; ".join(state.missing) or "nothing",
         },
     }
+
+
+def _driver(state: CudaState) -> str:
+    """Name the driver's release, and the newest CUDA it knows, which CuPy tells."""
+    known = f"CUDA {state.driver}" if state.driver else None
+    return ", ".join(filter(None, (driver_release(), known))) or "none"
 
 
 def _versions() -> dict[str, str]:

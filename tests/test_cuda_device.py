@@ -222,3 +222,12 @@ def test_importing_numscope_imports_no_cupy():
     code = "import sys, numscope as ns; ns.Workspace().zeros('x', 3); print('cupy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False"]
+
+
+def test_the_driver_is_named_by_its_release_too(pretend, monkeypatch, tmp_path):
+    release = tmp_path / "version"
+    monkeypatch.setattr(cuda_device, "RELEASE", release)
+    pretend(FakeRuntime(driver=13000))
+    assert take_inventory()["cuda"]["driver"] == "CUDA 13.0"
+    release.write_text("580.95.05\n")
+    assert take_inventory()["cuda"]["driver"] == "580.95.05, CUDA 13.0"
