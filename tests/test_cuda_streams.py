@@ -261,6 +261,8 @@ class Place(NamedTuple):
 class Tensor:
     """What is asked of a tensor of PyTorch on a card."""
 
+    is_nested = False
+
     def __init__(self, shape, dtype="bfloat16", device=0, address=4096, layout="strided", contiguous=True):
         self.shape, self.dtype, self.layout = shape, f"torch.{dtype}", layout
         self.device = Place("cuda", device)
