@@ -62,6 +62,9 @@ def _of_numpy(arrays: Sequence[Any], like: Sequence[Any] | None, writable: bool)
         if not _have_shapes(arrays, like):
             return None
         like = None
+    dtype = arrays[0].dtype
+    if dtype.name not in KNOWN or not dtype.isnative:
+        return None
     return Pieces.read(arrays, writable=writable, shaped_as=like, least=1)
 
 

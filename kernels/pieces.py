@@ -19,6 +19,7 @@ __all__ = [
     "as_dtype",
     "check_is_plain",
     "check_overlap",
+    "device_kind",
     "device_of",
     "is_on_device",
 ]
@@ -88,7 +89,7 @@ def as_array(x: Any) -> NDArray[Any]:
             number, x = x, np.asarray(x)
             if isinstance(number, np.generic):  # one of NumPy's numbers, of which this is a copy
                 x.flags.writeable = False
-        elif hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] == 1:
+        elif hasattr(x, "__dlpack__") and device_kind(x) == 1:
             x = _from_dlpack(x)
         else:
             raise TypeError(
@@ -112,8 +113,24 @@ def is_on_device(x: Any) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         return bool(x.is_cuda)
-    device = getattr(x, "__dlpack_device__", None)
-    return device()[0] == _CUDA if device is not None else hasattr(x, "__cuda_array_interface__")
+    return device_kind(x) == _CUDA if hasattr(x, "__dlpack__") else hasattr(x, "__cuda_array_interface__")
+
+
+def device_kind(x: Any) -> int:
+    """Return DLPack's number of the kind of device that an array with `__dlpack__` lies on.
+
+    Raises
+    ------
+    TypeError
+        It has no elements on one device.
+    """
+    try:
+        return int(x.__dlpack_device__()[0])
+    except (AttributeError, BufferError, RuntimeError, TypeError) as error:  # JAX's, each its own way
+        raise TypeError(
+            f"expected an array with its elements on one device, got a {type(x).__name__} that is traced, "
+            f"deleted or on several ({error}); call this outside of jit, with an array on one device"
+        ) from None
 
 
 def _from_dlpack(x: Any) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numscope.errors import BindingError, NumscopeError, UnknownTypeError
-from numscope.kernels.pieces import as_array
+from numscope.kernels.pieces import as_array, device_kind
 from numscope.types import is_known_type, known_dtype, known_type
 
 __all__ = ["check_is_array", "host_array"]
@@ -86,7 +86,7 @@ def _from_guest(value: object, what: str) -> np.ndarray[Any, Any]:
 
 
 def _from_dlpack(value: Any, what: str) -> np.ndarray[Any, Any]:
-    kind = int(value.__dlpack_device__()[0])
+    kind = device_kind(value)
     if kind not in _DLPACK_HOST:
         raise BindingError(
             f"{what} lies on a device of DLPack's kind {kind}, expected host memory (kind 1); "

@@ -139,3 +139,10 @@ def test_autograd_notices_what_an_accumulator_writes(acc):
     acc.finish()
     acc.copy_to(batch)
     assert all(tensor._version >= old + 2 for tensor, old in zip(batch.values(), versions, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [">f4", object, "V4", "datetime64[s]"])
+def test_gradients_that_are_all_of_an_unknown_dtype_are_refused(acc, dtype):
+    with pytest.raises(ns.BindingError, match="gradient 'w': dtype"):
+        acc.add({name: np.zeros(g.shape, dtype) for name, g in gradients(0).items()})
+    assert acc.micro_batches == 0

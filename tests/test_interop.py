@@ -49,6 +49,30 @@ def test_jax_arrays_are_read_without_a_copy(ws, dtype):
         kernels.zero(array)
 
 
+def deleted(jax):
+    array = jax.numpy.ones(3)
+    array.delete()
+    return array
+
+
+def test_jax_arrays_without_elements_are_refused():
+    jax = pytest.importorskip("jax")
+    acc = ns.GradientAccumulator({"w": (3,)})
+
+    def check(array):
+        text = "expected an array with its elements on one device, got a "
+        for take in (kernels.stats, lambda array: kernels.stats([array])):
+            with pytest.raises(TypeError, match=text):
+                take(array)
+        with pytest.raises(ns.BindingError, match=f"gradient 'w': .*{text}"):
+            acc.add({"w": array})
+        return 1.0
+
+    check(deleted(jax))
+    for transform in (jax.jit, jax.grad, jax.vmap):
+        transform(lambda x: check(x) * x.sum())(jax.numpy.ones((3, 3) if transform is jax.vmap else 3))
+
+
 def test_a_tensor_keeps_its_memory(ws):
     pytest.importorskip("torch")
     tensor = ns.interop.to_torch(ws.full("x", 4, 7.0))
