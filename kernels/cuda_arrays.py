@@ -8,11 +8,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from .pieces import as_dtype, check_is_plain
+from .pieces import read_tensor
 
 __all__ = ["as_device_array", "give_back", "is_guest", "wait_for_torch"]
-
-_WORDS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # by their words: not every CuPy takes these
 
 
 def as_device_array(x: Any) -> Any:
@@ -52,14 +50,9 @@ def _from_torch(tensor: Any, torch: Any, cupy: Any) -> Any:
     The capsule goes from one library to the other without a stream: PyTorch refuses to hear of the
     default stream of a thread (2), on which CuPy may work, and of devices that are not its current one.
     """
-    check_is_plain(tensor)
-    tensor = tensor.detach()
+    array = read_tensor(tensor, torch, lambda words: cupy.from_dlpack(torch.utils.dlpack.to_dlpack(words)))
     wait_for_torch(torch, [tensor], tensor.device)
-    name = str(tensor.dtype).removeprefix("torch.")
-    if name not in _WORDS:
-        return cupy.from_dlpack(torch.utils.dlpack.to_dlpack(tensor))
-    words = tensor.view(torch.int16 if name == "bfloat16" else torch.uint8)
-    return cupy.from_dlpack(torch.utils.dlpack.to_dlpack(words)).view(as_dtype(name))
+    return array
 
 
 def _other_stream(torch: Any, cupy: Any, device: Any) -> Any:

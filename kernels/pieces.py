@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,11 +17,11 @@ __all__ = [
     "address_of",
     "as_array",
     "as_dtype",
-    "check_is_plain",
     "check_overlap",
     "device_kind",
     "device_of",
     "is_on_device",
+    "read_tensor",
 ]
 
 KNOWN = (
@@ -142,23 +142,29 @@ def _from_dlpack(x: Any) -> NDArray[Any]:
     return array
 
 
-def check_is_plain(tensor: Any) -> None:
-    """Refuse a PyTorch tensor that is more than its memory: DLPack passes over the sign of a negated one.
+def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
+    if tensor.device.type != "cpu":
+        raise TypeError(f"expected a tensor on the host, got one on {tensor.device}; use .cpu()")
+    array: NDArray[Any] = read_tensor(tensor, torch, lambda words: words.numpy())
+    return array
+
+
+def read_tensor(tensor: Any, torch: Any, export: Callable[[Any], Any]) -> Any:
+    """Return an array over the memory of a PyTorch tensor, if it is what it stands for.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+    torch : module
+    export : callable
+        Makes an array of a tensor of a dtype that NumPy and CuPy know. The sign of a negated one would be
+        lost on the way.
 
     Raises
     ------
     TypeError
+        For any other tensor.
     """
-    if tensor.is_conj() or tensor.is_neg():
-        raise TypeError(
-            "expected a tensor whose elements are in memory as they are, got one that is conjugated or "
-            "negated when it is read; pass tensor.resolve_conj().resolve_neg()"
-        )
-
-
-def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
-    if tensor.device.type != "cpu":
-        raise TypeError(f"expected a tensor on the host, got one on {tensor.device}; use .cpu()")
     if tensor.is_nested:
         raise TypeError(
             "expected a tensor of one shape, got a nested one; use .values() or .to_padded_tensor(0)"
@@ -170,12 +176,16 @@ def _from_torch(tensor: Any, torch: Any) -> NDArray[Any]:
         raise TypeError(
             f"dtype {tensor.dtype} is not known to the kernels: expected one of {', '.join(KNOWN)}"
         )
-    check_is_plain(tensor)
+    if tensor.is_conj() or tensor.is_neg():
+        raise TypeError(
+            "expected a tensor whose elements are in memory as they are, got one that is conjugated or "
+            "negated when it is read; pass tensor.resolve_conj().resolve_neg()"
+        )
     try:
         tensor = tensor.detach()
         is_missing = tensor.numel() > 0 and tensor.data_ptr() == 0
         words = torch.int16 if name == "bfloat16" else torch.uint8 if name.startswith("float8") else None
-        array: NDArray[Any] = (tensor if words is None else tensor.view(words)).numpy()
+        array = export(tensor if words is None else tensor.view(words))
     except (RuntimeError, TypeError) as error:  # of what wraps others: DTensor, vmap, FakeTensorMode
         raise TypeError(
             f"expected a tensor with memory of its own, got a {type(tensor).__name__} that gives none "

@@ -371,6 +371,21 @@ def test_a_tensor_reaches_cupy_whatever_stream_and_device_are_current(torch):
     assert tensor.recorded == ["ours"]
 
 
+def test_a_tensor_without_memory_is_refused(torch):
+    from numscope.kernels import cuda_arrays
+
+    class Freed(Tensor):
+        is_conj = Tensor.is_neg
+
+        def detach(self):
+            return self
+
+    torch.utils = types.SimpleNamespace(dlpack=types.SimpleNamespace(to_dlpack=lambda tensor: "capsule"))
+    cupy = types.SimpleNamespace(from_dlpack=lambda capsule: capsule)
+    with pytest.raises(TypeError, match=r"got one of shape \(3,\) whose memory was freed"):
+        cuda_arrays._from_torch(Freed((3,), dtype="float32", address=0), torch, cupy)
+
+
 @pytest.mark.parametrize("kind", ["conj", "neg"])
 def test_a_tensor_that_is_more_than_its_memory_is_refused(kind):
     torch = pytest.importorskip("torch")
