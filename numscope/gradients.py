@@ -220,13 +220,14 @@ class GradientAccumulator(Mapping[str, Any]):
             addition = slab.addition(grads, zero_source=bool(zero_source), allow_missing=allow_missing)
             finite = addition.is_finite(slab.gates) if skip_nonfinite else True
             added = finite if weight != 0 and math.isfinite(weight) else False
+            # Before the kernel: Ctrl-C in the middle of it is raised after it, when all is in the sums.
+            self._ledger.enter(weight, finite)
             if added is False:
                 slab.pass_over()
             else:
                 slab.add(addition, weight if self._reduction == "mean" else 1.0, added)
             if zero_source:
                 addition.zero(added)
-            self._ledger.enter(weight, finite)
             slab.give_back(grads.values(), written=bool(zero_source))
 
     def finish(

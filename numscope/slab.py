@@ -224,13 +224,14 @@ class Slab:
 
         Where that one does not hold, fresh sums become zeros, which is what they stand for.
         """
+        fresh = [] if finite is True else [name for name in addition.names if name in self._fresh]
+        self._fresh.difference_update(addition.names)  # before the kernel, as the ledger
         if finite is True:
             self._run(addition.calls, factor)
         else:
             self._run(addition.calls, factor, finite.if_open)
-            for zero in self._zeroing([name for name in addition.names if name in self._fresh]):
+            for zero in self._zeroing(fresh):
                 zero(1.0, 0, finite.if_closed)
-        self._fresh.difference_update(addition.names)
 
     def read(self, conditions: Sequence[Any]) -> list[bool]:
         """Return which conditions, that `Addition.is_finite` has returned, hold; this waits."""

@@ -146,3 +146,21 @@ def test_gradients_that_are_all_of_an_unknown_dtype_are_refused(acc, dtype):
     with pytest.raises(ns.BindingError, match="gradient 'w': dtype"):
         acc.add({name: np.zeros(g.shape, dtype) for name, g in gradients(0).items()})
     assert acc.micro_batches == 0
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_an_interrupt_in_the_kernel_leaves_sums_and_ledger_alike(acc, monkeypatch, earlier):
+    for _ in range(earlier):
+        acc.add(gradients(0), weight=3)
+
+    def interrupted(calls, factor):
+        calls[0](factor)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(acc._slab, "_run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            acc.add(gradients(0), weight=3)
+    acc.add(gradients(0), weight=3)
+    assert acc.finish().weight == 3 * (earlier + 2)
+    np.testing.assert_allclose(acc["w"], gradients(0)["w"], rtol=1e-6)
