@@ -95,6 +95,7 @@ def test_torch_takes_part_without_a_copy(acc):
     np.testing.assert_allclose(acc["w"], gradients(0)["w"], rtol=4e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*prototype")
 def test_tensors_without_memory_are_no_gradients(acc):
     torch = pytest.importorskip("torch")
     batch = {name: torch.from_numpy(g) for name, g in gradients(0).items()}
