@@ -27,8 +27,8 @@ class Addition:
         One for each pair of dtypes; each takes the factor.
     pieces : list of Pieces
         Where the gradients lie.
-    measuring : list of callables
-        One for each of these, which measures it; made when first wanted.
+    measuring : list of list of callables
+        For each of these what measures it, in a list that is empty until that is first wanted.
     gaps : list of array
         Gradients that are not contiguous: contiguous copies of them are in `pieces`.
     keeps : object
@@ -38,17 +38,19 @@ class Addition:
     names: Collection[str]
     calls: list[Call]
     pieces: list[kernels.Pieces]
-    measuring: list[Call]
+    measuring: list[list[Call]]
     gaps: list[Any]
     keeps: object
 
     def is_finite(self, gates: Gates | None) -> Any:
         """Tell whether no element is NaN or infinite: True, False, or a condition of `gates`."""
-        if not self.measuring:
-            self.measuring.extend(kernels.prepare("stats", pieces, stats="norm") for pieces in self.pieces)
+        for pieces, kept in zip(self.pieces, self.measuring, strict=True):
+            if not kept:
+                kept.append(kernels.prepare("stats", pieces, stats="norm"))
+        measuring = [call for kept in self.measuring for call in kept]
         if gates is not None:
-            return gates.check(self.measuring)
-        return merge([call() for call in self.measuring]).nonfinite == 0
+            return gates.check(measuring)
+        return merge([call() for call in measuring]).nonfinite == 0
 
     def zero(self, added: Any) -> None:
         """Fill gradients with zeros that were not zeroed in the pass that added them.

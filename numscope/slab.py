@@ -13,17 +13,16 @@ import numpy as np
 from numscope import kernels
 from numscope.addition import Addition, Call
 from numscope.arena import Arena
+from numscope.arrangement import Group, partition
 from numscope.descriptions import Layout, listed
-from numscope.errors import BindingError, DeviceUnavailableError, UnknownTypeError
+from numscope.errors import BindingError, DeviceUnavailableError
 from numscope.kernels.lists import simple_pieces
-from numscope.kernels.pieces import device_of
 from numscope.kernels.plan import merge
 from numscope.kernels.versions import mark_written
+from numscope.matching import GRADIENTS, match, match_one
 from numscope.workspace import Workspace
 
 __all__ = ["Slab"]
-
-GRADIENTS = ("float16", "bfloat16", "float32", "float64")
 
 _AS_IT_IS = nullcontext()
 
@@ -33,6 +32,10 @@ _LARGE = 2.0**126
 _SEEDS = 64
 """How many seeds a micro-batch has for itself, at least as many as there are pairs of dtypes. One that is
 left out has them as well: a card decides that when the host has long counted on."""
+
+
+_MOST_GROUPINGS = 8
+"""Ways in which micro-batches fall into groups that are remembered: the first and the rest, mostly."""
 
 
 class Slab:
@@ -67,10 +70,9 @@ class Slab:
             self._rests.allocate(kinds)
             self._rests.zero()
         self._fresh: set[str] = set(layout)
-        self._kinds = {kind for _, kind in layout.values()}
         # Arrays of the sums' shapes without memory of their own: views of the sums would keep these alive.
-        self._like = [np.broadcast_to(np.uint8(0), shape) for shape, _ in layout.values()]
-        self._recent: dict[Any, tuple[Any, list[Call], list[Call]]] = {}
+        self._like = {name: np.broadcast_to(np.uint8(0), shape) for name, (shape, _) in layout.items()}
+        self._groups: dict[Any, list[Group]] = {}
         self._zeroes: tuple[list[str], list[Call]] | None = None
         self.gates = self.workspace._region.device.gates()
 
@@ -99,49 +101,8 @@ class Slab:
     def check(
         self, arrays: Mapping[str, Any], *, allow_missing: bool = False, writes: bool = False
     ) -> dict[str, Any]:
-        """Return arrays that belong to the sums, in the order of the layout, after checking each.
-
-        Raises
-        ------
-        BindingError
-            An array has an unknown name, is missing, or has another shape, device or a dtype that is no
-            float; or it is to be written and cannot be.
-        """
-        if not isinstance(arrays, Mapping):
-            raise BindingError(f"expected a mapping of names to arrays, got {type(arrays).__name__}")
-        unknown = [name for name in arrays if name not in self.layout]
-        if unknown:
-            raise BindingError(f"unknown gradient {unknown[0]!r}; expected {listed(self.layout)}")
-        found: dict[str, Any] = {}
-        for name, (shape, _) in self.layout.items():
-            value = arrays.get(name)
-            if value is not None:
-                found[name] = self._check_one(name, value, shape, writes)
-            elif not allow_missing:
-                raise BindingError(
-                    f"gradient {name!r} is missing, expected one of shape {shape}; "
-                    "pass allow_missing=True to add nothing for it"
-                )
-        return found
-
-    def _check_one(self, name: str, value: Any, shape: tuple[int, ...], writes: bool) -> Any:
-        try:
-            array = self.workspace.source(value, f"gradient {name!r}")
-        except UnknownTypeError as error:
-            raise BindingError(str(error)) from None
-        if array.shape != shape:
-            raise BindingError(f"gradient {name!r} has shape {tuple(array.shape)}, expected {shape}")
-        if array.dtype.name not in GRADIENTS:
-            raise BindingError(
-                f"gradient {name!r} is of {array.dtype}, expected {', '.join(GRADIENTS)}; convert it"
-            )
-        here, there = self.workspace.device, device_of(array)
-        if here.startswith("cuda") and there != here:  # a host's workspace takes no other arrays anyway
-            raise BindingError(f"gradient {name!r} is on {there}, expected it on {here}; copy it there first")
-        # A list has no dtype: what NumPy made of it would be written in vain.
-        if writes and not (hasattr(value, "dtype") and _is_writable(array)):
-            raise BindingError(f"{name!r} is read-only, expected an array to write into; pass a copy of it")
-        return array
+        """Return arrays that belong to the sums, in the order of the layout: see `matching.match`."""
+        return match(arrays, self.layout, self.workspace, allow_missing=allow_missing, writes=writes)
 
     def addition(self, gradients: Mapping[str, Any], *, zero_source: bool, allow_missing: bool) -> Addition:
         """Check gradients, and return the calls that add them.
@@ -155,64 +116,101 @@ class Slab:
             As `check`; or gradients overlap the sums, or one another while they are to be zeroed.
         """
         self.check_open()
-        return self._quick_addition(gradients, zero_source) or self._addition(
-            self.check(gradients, allow_missing=allow_missing, writes=zero_source), zero_source
-        )
+        addition = self._quick_addition(gradients, zero_source, allow_missing)
+        if addition is not None:
+            return addition
+        checked = self.check(gradients, allow_missing=allow_missing, writes=zero_source)
+        names, arrays = list(checked), list(checked.values())
+        addition = self._of_groups(self._arrange(names, arrays), names, arrays, zero_source, checked=True)
+        assert addition is not None, "checked arrays fall into groups"
+        return addition
 
-    def _quick_addition(self, gradients: Mapping[str, Any], zero_source: bool) -> Addition | None:
-        """Return an addition where all gradients are simple: there, contiguous and of one dtype.
+    def _quick_addition(self, gradients: object, zero_source: bool, allow_missing: bool) -> Addition | None:
+        """Return an addition of arrays of NumPy, CuPy or PyTorch that can be read many at once.
 
-        None where anything is not simple, or wrong.
+        None where anything is of another kind, or wrong.
         """
-        layout, fresh = self.layout, bool(self._fresh)
-        is_simple = isinstance(gradients, Mapping) and len(gradients) == len(layout)
-        if not is_simple or len(self._kinds) != 1 or (fresh and len(self._fresh) < len(layout)):
+        layout = self.layout
+        if not isinstance(gradients, Mapping):
             return None
+        names: Collection[str] = layout
         arrays = [gradients.get(name) for name in layout]
-        pieces = simple_pieces(arrays, like=self._like, writable=zero_source, device=self.workspace.device)
-        if pieces is None or pieces.dtype.name not in GRADIENTS:
+        if type(None) in set(map(type, arrays)) or len(gradients) != len(layout):
+            if not allow_missing or any(name not in layout for name in gradients):
+                return None
+            names = [name for name, array in zip(layout, arrays, strict=True) if array is not None]
+            arrays = [array for array in arrays if array is not None]
+        some = 0 < len(self._fresh) < len(layout)
+        key = (frozenset(self._fresh) if some else bool(self._fresh), names is layout or tuple(names))
+        addition = self._of_groups(self._groups.get(key, []), names, arrays, zero_source)  # as the last time
+        if addition is None:
+            groups = self._arrange(names, arrays)
+            addition = self._of_groups(groups, names, arrays, zero_source)
+            if addition is not None:
+                if len(self._groups) >= _MOST_GROUPINGS:
+                    self._groups.clear()
+                self._groups[key] = groups
+        return addition
+
+    def _arrange(self, names: Collection[str], arrays: list[Any]) -> list[Group]:
+        """Return the groups that gradients fall into; none where some are of another kind."""
+        names = list(names)
+        parts = partition(names, arrays, self.layout, self._fresh)
+        groups = []
+        for (fresh, gapless, *_), indices in parts.items():
+            members = [names[index] for index in indices]
+            (target,) = self.workspace.pieces(members).values()
+            like = [self._like[name] for name in members]
+            rounded = self._rounded(target.dtype, members)
+            groups.append(Group(members, indices, like, fresh, gapless, target, rounded))
+        return groups
+
+    def _of_groups(
+        self,
+        groups: list[Group],
+        names: Collection[str],
+        arrays: list[Any],
+        zero_source: bool,
+        *,
+        checked: bool = False,
+    ) -> Addition | None:
+        """Return an addition of gradients in groups; None where they are not as these say.
+
+        Those that were `checked` already may be more than simple.
+        """
+        if sum(len(group.indices) for group in groups) < len(arrays):
             return None
-        key = (zero_source, fresh, pieces.dtype)
-        addresses, calls, measuring = self._recent.get(key, (None, [], []))
-        if addresses is None or not np.array_equal(addresses, pieces.addresses):
-            calls, measuring = [self._call(layout, pieces, fresh, zero_source)], []
-            self._recent[key] = pieces.addresses, calls, measuring
-        return Addition(layout, calls, [pieces], measuring, [], arrays)
-
-    def _addition(self, sources: dict[str, Any], zero_source: bool) -> Addition:
-        """Return an addition of any checked gradients."""
         gaps: list[Any] = []
-        groups: dict[tuple[bool, np.dtype[Any], np.dtype[Any]], tuple[list[str], list[Any]]] = {}
-        for name, array in sources.items():
-            if not array.flags.c_contiguous:
-                gaps.append(array)
-                array = array.copy(order="C")
-            key = (name in self._fresh, array.dtype, self.layout[name][1])
-            names, arrays = groups.setdefault(key, ([], []))
-            names.append(name)
-            arrays.append(array)
-        pieces = [kernels.Pieces.of(arrays) for _, arrays in groups.values()]
-        calls = [
-            self._call(names, source, fresh, zero_source)
-            for ((fresh, _, _), (names, _)), source in zip(groups.items(), pieces, strict=True)
-        ]
-        return Addition(sources, calls, pieces, [], gaps, groups)
-
-    def _call(self, names: Collection[str], source: kernels.Pieces, fresh: bool, zero_source: bool) -> Call:
-        """Prepare the kernel call that adds gradients of one dtype to sums of one dtype."""
-        held = self._pieces if names is self.layout else self.workspace.pieces(names)
-        (target,) = held.values()
-        try:
-            return kernels.prepare(
-                "accumulate",
-                target,
-                source,
-                beta=0.0 if fresh else 1.0,
-                zero_source=zero_source,
-                **self._rounded(target.dtype, names),
+        copies: list[Any] = []
+        sources: list[kernels.Pieces] = []
+        for group in groups:
+            chosen = group.chosen(arrays)
+            if not group.gapless:
+                if group.has_changed(chosen):
+                    return None
+                whole = [
+                    match_one(name, array, self.layout[name][0], self.workspace, writes=zero_source)
+                    for name, array in zip(group.names, chosen, strict=True)
+                ]
+                gaps += whole
+                chosen = [array.copy(order="C") for array in whole]
+                copies.append(chosen)
+            pieces = simple_pieces(
+                chosen, like=group.like, writable=zero_source, device=self.workspace.device
             )
-        except ValueError as error:
-            raise BindingError(f"gradients {listed(names)}: {error}") from None
+            if pieces is None and checked:
+                pieces = kernels.Pieces.of(chosen)
+            if pieces is None or pieces.dtype.name not in GRADIENTS:
+                return None
+            sources.append(pieces)
+        recent = []
+        for group, pieces in zip(groups, sources, strict=True):
+            try:
+                recent.append(group.recently(pieces, zero_source))
+            except ValueError as error:
+                raise BindingError(f"gradients {listed(group.names)}: {error}") from None
+        calls, measuring = [each.call for each in recent], [each.measuring for each in recent]
+        return Addition(names, calls, sources, measuring, gaps, (arrays, copies))
 
     def measure(self) -> kernels.Stats:
         """Return the statistics of all sums, without the largest magnitude."""
@@ -365,7 +363,3 @@ def _parts(factor: float) -> list[float]:
         parts.append(_LARGE if abs(factor) > 1 else 1 / _LARGE)
         factor /= parts[-1]
     return [*parts, factor]
-
-
-def _is_writable(array: Any) -> bool:
-    return bool(getattr(array.flags, "writeable", True))  # CuPy's arrays always are, and have no such flag

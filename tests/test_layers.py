@@ -12,7 +12,8 @@ GUESTS = {"torch", "jax"}
 ORDER = (  # noqa: SIM905 - fifty words in quotes read worse
     "kernels errors exclusive sizes ranges scopes types arrays storage segments memory cuda_memory "
     "cuda_device device arena defaults region blob namespace bulk contents transfer files workspace stack "
-    "variable_scopes initializers variables sharing operators ledger descriptions addition slab gradients "
+    "variable_scopes initializers variables sharing operators ledger descriptions addition arrangement "
+    "matching slab gradients "
     "interop datasets stopwatch optimizers perceptron recurrent results training sequences reporting "
     "options inventory benchmark cuda_benchmark cli __main__"
 ).split()
