@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .gaps import check_apart
 from .lists import simple_pieces
 from .pieces import OverlapError, Pieces, as_array, check_overlap, device_of, is_on_device
-from .plan import Plan, Prepared, Stats, bind, make_plan, merge
+from .plan import APART, Plan, Prepared, Stats, bind, make_plan, merge
 from .versions import mark_written
 
 __all__ = ["as_factor", "check_writable", "contiguous", "on_stream", "run"]
@@ -111,7 +111,7 @@ def _run(
     if zero_source and sources is not None:
         check_writable(sources, "source to be zeroed")
     written = targets + (sources if zero_source and sources is not None else [])
-    if operation not in ("zero", "stats") and not all(array.flags.c_contiguous for array in written):
+    if operation in APART and not all(array.flags.c_contiguous for array in written):
         check_apart(written)
     write_back: list[tuple[NDArray[Any], NDArray[Any]]] = []
     targets = contiguous(targets, write_back if operation != "stats" else None)
@@ -120,7 +120,7 @@ def _run(
 
     def planned(origins: _Arrays | None) -> list[Plan]:
         pairs = _pairs(targets, origins)
-        if len(pairs) > 1 and operation not in ("zero", "stats"):
+        if len(pairs) > 1 and operation in APART:
             check_overlap(pairs, writes_source=zero_source)
         return [make_plan(operation, target, source, **options) for target, source in pairs]
 

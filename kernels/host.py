@@ -14,7 +14,7 @@ from . import dispatch, leaves, machine, orders, tables
 from .headers import C_CONTIGUOUS, WRITEABLE
 from .machine import get_num_threads, processors
 from .pieces import Pieces
-from .plan import Plan, Stats, count_launch
+from .plan import APART, Plan, Stats, count_launch, may_stream
 from .threads import has_openmp, team
 from .variants import BLOCK, Variant
 
@@ -52,19 +52,13 @@ class Prepared:
             variant = variant.with_streaming(False)
         self._plan = plan
         self._leaf = leaves.leaf(plan.kernel, variant)
-        rows = np.flatnonzero(destination.lengths)
-        lengths = destination.lengths[rows]
-        self._table = table = np.zeros((len(rows), 5), np.int64)
-        table[:, orders.DESTINATION] = destination.addresses[rows]
-        table[:, orders.SOURCE] = source.addresses[rows]
-        table[:, orders.LENGTH] = lengths
+        itemsizes = np.array([destination.dtype.itemsize, source.dtype.itemsize, 1])
+        self._table, blocks, _ = tables.table_of(
+            destination.addresses, source.addresses, destination.lengths, itemsizes, joins=False
+        )
         if plan.extra is not None:
-            table[:, orders.EXTRA] = plan.extra[rows]
-        self._blocks = 0
-        if variant.measure and len(rows):
-            blocks = np.cumsum(-(-lengths // BLOCK))
-            table[1:, orders.PARTIAL] = blocks[:-1]
-            self._blocks = int(blocks[-1])
+            self._table[:, orders.EXTRA] = plan.extra[destination.lengths > 0]
+        self._blocks = blocks if variant.measure else 0
         self._doubles = variant.compute == "float64"
         self._cut()
 
@@ -198,29 +192,26 @@ def many(plan: Plan, operation: str, itemsizes: tuple[int, int]) -> Callable[...
     elements = (plan.destination.dtype.itemsize, plan.source.dtype.itemsize)  # as the leaf counts them
     sizes, steps = np.array([*itemsizes, itemsizes[0] // elements[0]]), np.array([*elements, 0])
     alone = _team(dispatch.walk_share, 1)
-    doubles, may_stream = variant.compute == "float64", not (variant.add or variant.measure)
+    doubles, streams = variant.compute == "float64", may_stream(operation, variant)
     launch = dispatch.compiled(dispatch.launch)
 
     def run(targets: Pieces, sources: Pieces, alpha: float) -> Stats | bool | None:
         written, read = (int(targets.lengths.sum()) * size for size in itemsizes)
-        if may_stream and written >= machine.last_level_cache():
+        if streams and written >= machine.last_level_cache():
             return False
-        found = tables.table_of(
-            targets.addresses,
-            sources.addresses,
-            targets.lengths,
-            sizes,
-            measures=variant.measure,
-            apart=operation in ("copy", "accumulate", "scale"),
+        table, blocks, spans = tables.table_of(
+            targets.addresses, sources.addresses, targets.lengths, sizes, joins=not variant.measure
         )
-        if found is None:
+        if operation in APART and not tables.are_apart(spans):
             return False
-        table, blocks = found
         workers = _workers(_touched(kernel, variant, written, read))
         team = alone if workers == 1 else _team(dispatch.walk_share, workers)
         count_launch()
         cuts = _cuts(table, workers, kernel)
-        return _found(variant, *launch(team, leaf, table, cuts, steps, alpha, 0, blocks, doubles))
+        return _found(
+            variant,
+            *launch(team, leaf, table, cuts, steps, alpha, 0, blocks if variant.measure else 0, doubles),
+        )
 
     return run
 

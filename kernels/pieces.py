@@ -351,26 +351,18 @@ def check_overlap(pairs: Sequence[tuple[Pieces, Pieces | None]], *, writes_sourc
     ------
     OverlapError
     """
-    starts, ends, writes = [], [], []
+    from .tables import are_apart
 
-    def add(start: NDArray[np.int64], end: NDArray[np.int64], relevant: Any, is_written: bool) -> None:
-        relevant = relevant & (start < end)
-        starts.append(start[relevant])
-        ends.append(end[relevant])
-        writes.append(np.full(len(starts[-1]), is_written))
-
+    spans = []
     for destination, source in pairs:
         start, end = destination.addresses, destination.ends
-        add(start, end, True, True)
+        spans.append(np.stack([start, end, np.ones_like(start)]))
         if source is not None:
-            in_place = (source.addresses == start) & (source.ends == end)
-            add(source.addresses, source.ends, writes_source | ~in_place, writes_source)
-    start, end, write = (np.concatenate(parts) for parts in (starts, ends, writes))
-    order = np.argsort(start, kind="stable")
-    start, end, write = start[order], end[order], write[order]
-    reached = np.maximum.accumulate(end)[:-1]
-    written_up_to = np.maximum.accumulate(np.where(write, end, 0))[:-1]
-    if np.any((start[1:] < written_up_to) | (write[1:] & (start[1:] < reached))):
+            last = source.ends
+            if not writes_source:
+                last = np.where((source.addresses == start) & (last == end), start, last)
+            spans.append(np.stack([source.addresses, last, np.full_like(start, writes_source)]))
+    if not are_apart(np.concatenate(spans, axis=1)):
         raise OverlapError(
             "a piece that is written overlaps another piece: only a destination that is exactly its own "
             "source may share memory; copy one of the two first"

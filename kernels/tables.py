@@ -1,10 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return"
 # Numba infers the types of what it compiles, and ships none of its own.
-"""Tables of runs made from many pieces by compiled code, which also sees that they are apart.
-
-What `plan.prepare` does with NumPy costs 60 us before the first piece: more than a kernel on a hundred
-small arrays. Here it is 10.
-"""
+"""Tables of runs made from many pieces by compiled code, which also sees whether they are apart."""
 
 from __future__ import annotations
 
@@ -19,23 +15,24 @@ from . import cache as disk
 from .orders import DESTINATION, EXTRA, LENGTH, PARTIAL, SOURCE
 from .variants import BLOCK
 
-__all__ = ["table_of"]
+__all__ = ["are_apart", "table_of"]
 
 
-def _fill(targets, sources, lengths, sizes, measures, table, spans):
-    """Fill a table with the pieces that have elements, neighbours joined where nothing is measured.
+def _fill(targets, sources, lengths, sizes, joins, table, spans):
+    """Fill a table with the pieces that have elements.
 
     Parameters
     ----------
     targets, sources, lengths : int64 array, shape (pieces,)
     sizes : int64 array, shape (3,)
         Bytes of an element of destination and source, and what the leaf counts to an element.
-    measures : bool
+    joins : bool
+        Whether neighbours become one row.
     table : int64 array, shape (pieces, 5)
         To be filled.
-    spans : int64 array, shape (2, 2 * pieces)
-        To be filled: where the memory of destination and source of each row begins and ends. A source
-        that is exactly its destination has none of its own.
+    spans : int64 array, shape (3, 2 * pieces)
+        To be filled for `_are_apart`, with destination and source of each row. A source that is exactly
+        its destination has no memory of its own.
 
     Returns
     -------
@@ -46,7 +43,7 @@ def _fill(targets, sources, lengths, sizes, measures, table, spans):
         count, to, of = lengths[number], targets[number], sources[number]
         if count == 0:
             continue
-        if row >= 0 and not measures and to == to_end and of == of_end:
+        if joins and row >= 0 and to == to_end and of == of_end:
             table[row, LENGTH] += count * sizes[2]
         else:
             row += 1
@@ -57,22 +54,24 @@ def _fill(targets, sources, lengths, sizes, measures, table, spans):
             table[row, EXTRA] = 0
             spans[0, 2 * row] = to
             spans[0, 2 * row + 1] = of
+            spans[2, 2 * row] = 1
+            spans[2, 2 * row + 1] = 0
             blocks += -(-count // BLOCK)
         to_end, of_end = to + count * sizes[0], of + count * sizes[1]
         spans[1, 2 * row] = to_end
         in_place = of_end == to_end and spans[0, 2 * row] == spans[0, 2 * row + 1]
         spans[1, 2 * row + 1] = spans[0, 2 * row + 1] if in_place else of_end
-    return row + 1, (blocks if measures else 0)
+    return row + 1, blocks
 
 
 def _are_apart(order, spans):
-    """Tell whether no destination overlaps another span; these are ordered by where they begin."""
+    """Tell whether spans are apart; see `are_apart`. They are ordered by where they begin."""
     reached, written = 0, 0
     for number in order:
         begin, end = spans[0, number], spans[1, number]
         if begin == end:
             continue
-        is_written = number % 2 == 0
+        is_written = spans[2, number] != 0
         if begin < written or (is_written and begin < reached):
             return False
         reached = max(reached, end)
@@ -93,16 +92,26 @@ def _compiled(function: Any) -> Any:
     return disk.compiled(function, _SIGNATURES[function], function.__name__, nogil=True)
 
 
+def are_apart(spans: NDArray[np.int64]) -> bool:
+    """Tell whether no span that is written overlaps another one.
+
+    Parameters
+    ----------
+    spans : int64 array, shape (3, spans)
+        Where each begins and ends, and whether it is written. Those without a byte are apart from all.
+    """
+    return bool(_compiled(_are_apart)(spans[0].argsort(kind="stable"), spans))
+
+
 def table_of(
     targets: NDArray[np.int64],
     sources: NDArray[np.int64],
     lengths: NDArray[np.int64],
     sizes: NDArray[np.int64],
     *,
-    measures: bool,
-    apart: bool,
-) -> tuple[NDArray[np.int64], int] | None:
-    """Return a table of runs over pieces, and how many blocks there are to be measured.
+    joins: bool,
+) -> tuple[NDArray[np.int64], int, NDArray[np.int64]]:
+    """Return a table of runs over pieces.
 
     Parameters
     ----------
@@ -110,20 +119,19 @@ def table_of(
         Addresses and elements.
     sizes : int64 array, shape (3,)
         Bytes of an element of destination and source, and what the leaf counts to an element.
-    measures : bool
-        Whether each piece has blocks of its own.
-    apart : bool
-        Whether no destination may overlap anything but the very source of its own.
+    joins : bool
+        Whether neighbours become one row; not where blocks or random numbers begin with a piece.
 
     Returns
     -------
-    tuple of array and int, or None
-        None where something overlaps.
+    table : int64 array, shape (rows, 5)
+        See `orders`. Pieces without elements are left out.
+    blocks : int
+        Of all rows, where neighbours stay apart.
+    spans : int64 array, shape (3, 2 * rows)
+        What is to be given to `are_apart`.
     """
-    table, spans = np.empty((len(lengths), 5), np.int64), np.empty((2, 2 * len(lengths)), np.int64)
-    rows, blocks = _compiled(_fill)(targets, sources, lengths, sizes, measures, table, spans)
-    if apart:
-        order = spans[0, : 2 * rows].argsort(kind="stable")
-        if not _compiled(_are_apart)(order, spans):
-            return None
-    return table[:rows], blocks
+    table, spans = np.empty((len(lengths), 5), np.int64), np.empty((3, 2 * len(lengths)), np.int64)
+    pieces = map(np.ascontiguousarray, (targets, sources, lengths))
+    rows, blocks = _compiled(_fill)(*pieces, sizes, joins, table, spans)
+    return table[:rows], blocks, np.ascontiguousarray(spans[:, : 2 * rows])

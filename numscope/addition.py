@@ -24,7 +24,7 @@ class Addition:
     names : collection of str
         Whose gradients they are.
     calls : list of callables
-        One for each pair of dtypes; each takes the factor.
+        One for each group of gradients; each takes the factor.
     pieces : list of Pieces
         Where the gradients lie.
     measuring : list of list of callables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import ml_dtypes
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numscope.kernels import arrays, machine
 from numscope.kernels.pieces import OverlapError, Pieces, check_overlap
-from numscope.kernels.tables import table_of
+from numscope.kernels.tables import are_apart, table_of
 from numscope.kernels.variants import BLOCK
 
 import numscope as ns
@@ -104,6 +105,8 @@ def test_writes_past_the_caches_take_the_long_way(no_short_way, monkeypatch):
     monkeypatch.setattr(machine, "last_level_cache", lambda: 1000)
     for array in target:
         array.fill(0)
+    (short,) = arrays._manys.values()
+    assert short(Pieces.of(target), Pieces.of(source), 1.0) is False
     kernels.copy(target, source)
     assert bits(target) == bits(source)
 
@@ -134,21 +137,24 @@ def test_tables_cover_the_pieces_and_overlaps_are_found(pieces, sizes, measures)
     to, of = sizes
     targets, sources, lengths = (np.array(column) for column in zip(*pieces, strict=True))
     targets, sources = 64 + targets * to, 64 + sources * of
+    memory = {}
+    for number, (target, source, length) in enumerate(zip(targets, sources, lengths, strict=True)):
+        for side, start, size in (("to", target, to), ("of", source, of)):
+            in_place = (target, length * to) == (source, length * of)
+            for byte in range(start, start + length * size) if not (side == "of" and in_place) else ():
+                memory.setdefault(byte, []).append((side, number))
+    apart = all(len(users) == 1 or {side for side, _ in users} == {"of"} for users in memory.values())
     names = {2: "float16", 4: "float32", 8: "float64"}
     pair = Pieces(targets, lengths, names[to]), Pieces(sources, lengths, names[of])
-    try:
+    with contextlib.nullcontext() if apart else pytest.raises(OverlapError):
         check_overlap([pair])
-        apart = True
-    except OverlapError:
-        apart = False
-    found = table_of(targets, sources, lengths, np.array([to, of, 1]), measures=measures, apart=True)
-    assert (found is not None) == apart
-    table, blocks = table_of(targets, sources, lengths, np.array([to, of, 1]), measures=measures, apart=False)
+    table, blocks, spans = table_of(targets, sources, lengths, np.array([to, of, 1]), joins=not measures)
+    assert are_apart(spans) == apart
 
     def elements(rows):
         return [(row[0] + to * n, row[1] + of * n) for row in rows for n in range(row[2])]
 
     assert elements(table) == elements(zip(targets, sources, lengths, strict=True))
-    assert blocks == (np.count_nonzero(lengths) if measures else 0)
+    assert not measures or blocks == np.count_nonzero(lengths)
     if measures:
         assert table[:, 3].tolist() == list(range(len(table)))

@@ -48,12 +48,10 @@ class StepOfTorch:
     param_names = ("set", "dtype")
 
     def setup(self, set_name, dtype):
-        try:
-            import torch
-        except ImportError:
-            raise NotImplementedError("PyTorch is not installed") from None
         step = Step()
         step.setup(set_name, "torch", dtype)
+        import torch
+
         self.batches = [list(batch.values()) for batch in step.batches]
         self.sums = [torch.zeros(tensor.shape) for tensor in self.batches[0]]
         self.torch = torch
